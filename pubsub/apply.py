@@ -1,0 +1,78 @@
+"""What an operation may use while it is applied, and nothing else.
+
+The state machine keeps one `Apply` and calls `begin` for each log entry; an operation is a function
+of it and of its arguments. Time enters only here, as the entry's two clocks.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import apsw
+import msgpack
+
+from pubsub.events import Meta
+from pubsub.rejection import Rejection
+
+Run = Callable[[str, Any], Any]
+
+
+class Apply:
+    """The state and the clocks of the entry in progress, and the events that it makes."""
+
+    __slots__ = (
+        "_pack",
+        "connection",
+        "elapsed_ms",
+        "log_index",
+        "meta",
+        "packed_events",
+        "revision",
+        "run",
+        "wall_ms",
+    )
+
+    def __init__(self, connection: apsw.Connection, run: Run | None = None) -> None:
+        self.connection = connection
+        # The state machine's callback: applies operation `name` with `args` inside the one in
+        # progress and returns its result. It refuses what may not be nested.
+        self.run: Run = run or _run_nothing
+        self.meta: Meta | None = None  # of the operation in progress
+        self._pack: Callable[[object], bytes] = msgpack.Packer().pack
+        self.begin(0, 0, 0, 0)
+
+    def begin(self, log_index: int, wall_ms: int, elapsed_ms: int, revision: int) -> None:
+        """Start an entry; `revision` is that of the newest event before it."""
+        self.log_index = log_index
+        self.wall_ms = wall_ms
+        self.elapsed_ms = elapsed_ms
+        self.revision = revision
+        self.packed_events: list[bytes] = []
+        self.meta = None
+
+    def emit(self, topic: int | str, key: str | None, data: object, meta: Meta | None) -> int:
+        """Append an event to the log of this entry and return its revision.
+
+        The event is packed at once: its bytes are what the digest covers, what SQLite stores and
+        what the in-memory tail keeps, so nothing on this path packs it again.
+        """
+        self.packed_events.append(self._pack((topic, key, data, meta)))
+        self.revision = revision = self.revision + 1
+        return revision
+
+    def atomically(self, steps: Callable[[], Any]) -> Any:
+        """Run `steps`; if they return a Rejection, the state and the events are as before them."""
+        revision, events, meta = self.revision, len(self.packed_events), self.meta
+        execute = self.connection.execute
+        execute("SAVEPOINT steps")
+        result = steps()
+        if isinstance(result, Rejection):
+            execute("ROLLBACK TO steps")
+            self.revision = revision
+            del self.packed_events[events:]
+            self.meta = meta
+        execute("RELEASE steps")
+        return result
+
+
+def _run_nothing(name: str, args: Any) -> Rejection:
+    return Rejection("unknown_operation", f'no operation "{name}" can be nested here')

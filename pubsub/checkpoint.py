@@ -1,0 +1,355 @@
+"""The operation that moves a group forward: completions, dead letters and effects in one command.
+
+Everything in a checkpoint happens together or not at all. It is refused as a whole unless the
+member owns every partition that it names under the very token that it names: that is the fence
+against a member that was paused and does not know yet that it has a successor.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import apsw
+
+from pubsub import group_tables as tables
+from pubsub import log
+from pubsub.apply import Apply
+from pubsub.assignment import Partition
+from pubsub.events import Meta, compress, expand
+from pubsub.group_tables import Group, is_count, malformed, unknown_group
+from pubsub.limits import (
+    CHECKPOINT_EFFECTS_MAX,
+    COMPLETIONS_MAX,
+    DEAD_LETTERS_MAX,
+    EFFECT_HOPS_MAX,
+    EFFECT_OPERATIONS_MAX,
+    ERROR_BYTES_MAX,
+    PARTITIONS_MAX,
+)
+from pubsub.rejection import Rejection
+
+
+class _Letter(NamedTuple):
+    revision: int
+    attempts: int
+    error: str
+
+
+class _Progress(NamedTuple):
+    """What a checkpoint says about one partition."""
+
+    partition: int
+    token: int
+    floor: int
+    done: dict[int, None]
+    release: bool
+    completed_count: int
+    letters: list[_Letter]
+
+    def completes(self, revision: int) -> bool:
+        return revision <= self.floor or revision in self.done
+
+
+class _Unit(NamedTuple):
+    """What one event caused: operations that are applied together or not at all."""
+
+    partition: int
+    revision: int
+    operations: Any
+
+
+class _Stored(NamedTuple):
+    """A partition as it was before the checkpoint."""
+
+    row: Partition
+    completions: dict[int, None]
+
+    def completed(self, revision: int) -> bool:
+        return revision <= self.row.floor or revision in self.completions
+
+
+def checkpoint(
+    apply: Apply, group: Any, member: Any, partitions: Any, effects: Any
+) -> list[list[Any]] | Rejection:
+    """Record progress of `member` in `group` and apply what its handlers returned.
+
+    `partitions` is a list of `[partition, token, floor, done, release, completed_count, dead]`:
+    every event up to `floor` and those in `done` are completed. `completed_count` counts those that
+    were handled since the last checkpoint; `dead` lists those that were given up instead, as
+    `[revision, attempts, error]`. `release` gives up a partition that another member waits for.
+    `effects` is a list of `[partition, revision, [[operation, args], ...]]`, each for an event that
+    this checkpoint completes. What is known already changes nothing: floors never go back, effects
+    of an event that was completed before are left out, and so a checkpoint whose answer was lost
+    may be sent again.
+
+    Returns `[[partition, revision, code, detail], ...]`: effects that were refused. Such an event
+    has had no effect at all and is a dead letter.
+    """
+    row = tables.load_group(apply.connection, group)
+    if row is None:
+        return unknown_group(group)
+    progress = _parse_progress(partitions)
+    if isinstance(progress, Rejection):
+        return progress
+    units = _parse_effects(effects, progress)
+    if isinstance(units, Rejection):
+        return units
+    stored = _load(apply.connection, row.id, progress)
+    problem = _refusal(apply, row, member, progress, stored, units)
+    if problem is not None:
+        return problem
+
+    refused = _apply_effects(apply, units, stored)
+    letters = [
+        (item.partition, letter)
+        for item in progress.values()
+        for letter in item.letters
+        if not stored[item.partition].completed(letter.revision)
+    ]
+    for partition, revision, code, detail in refused:
+        letters.append((partition, _Letter(revision, 1, f"effects refused: {code}: {detail}")))
+    held = _store_letters(apply, row.id, letters)
+    token = _store_progress(apply.connection, row, progress, stored)
+    completed = -len(refused)
+    for item in progress.values():
+        if _advances(item, stored[item.partition]):
+            completed += item.completed_count
+    apply.connection.execute(
+        "UPDATE consumer_groups SET token = ?, completed = completed + ?, dead = dead + ?,"
+        " dead_held = dead_held + ? WHERE id = ?",
+        (token, max(0, completed), len(letters), held, row.id),
+    )
+    return refused
+
+
+def _refusal(
+    apply: Apply,
+    row: Group,
+    member: Any,
+    progress: dict[int, _Progress],
+    stored: dict[int, _Stored],
+    units: list[_Unit],
+) -> Rejection | None:
+    """Why the whole checkpoint is refused, or None."""
+    letters = len(units)
+    for item in progress.values():
+        before = stored.get(item.partition)
+        owner = before.row.owner if before else None
+        if before is None or owner is None or (owner, before.row.token) != (member, item.token):
+            return Rejection(
+                "fenced", f'partition {item.partition} of group "{row.name}" has another owner now'
+            )
+        newest = max([item.floor, *item.done, *(letter.revision for letter in item.letters)])
+        if newest > apply.revision:
+            return malformed(f"revision {newest} is not in the log yet")
+        floor = max(item.floor, before.row.floor)
+        above = dict.fromkeys(r for r in (*before.completions, *item.done) if r > floor)
+        if len(above) > COMPLETIONS_MAX:
+            return Rejection(
+                "limit_exceeded", f"at most {COMPLETIONS_MAX} completions above a floor are kept"
+            )
+        letters += len(item.letters)
+    if letters and row.dead_held + letters > DEAD_LETTERS_MAX:
+        # The log keeps what the list cannot: the group waits until somebody makes room.
+        return Rejection(
+            "dead_letters_full", f'group "{row.name}" holds {row.dead_held} dead letters'
+        )
+    return None
+
+
+def _advances(item: _Progress, before: _Stored) -> bool:
+    """False for a checkpoint that was applied before: what it counts is counted."""
+    return item.floor > before.row.floor or not all(map(before.completed, item.done))
+
+
+def _apply_effects(apply: Apply, units: list[_Unit], stored: dict[int, _Stored]) -> list[list[Any]]:
+    """Run the effects of events that were not completed before; returns the refused ones."""
+    refused: list[list[Any]] = []
+    meta = apply.meta
+    for unit in units:
+        if stored[unit.partition].completed(unit.revision):
+            continue
+        result = _run_unit(apply, unit, meta)
+        apply.meta = meta
+        if isinstance(result, Rejection):
+            refused.append([unit.partition, unit.revision, result.code, result.detail])
+    return refused
+
+
+def _run_unit(apply: Apply, unit: _Unit, meta: Meta | None) -> Any:
+    """Apply the operations of one event, marked as caused by it, as a unit."""
+    operations = unit.operations
+    if not isinstance(operations, list | tuple) or not all(map(_is_operation, operations)):
+        return malformed("an effect is a list of [operation, arguments]")
+    if len(operations) > EFFECT_OPERATIONS_MAX:
+        return Rejection("limit_exceeded", f"at most {EFFECT_OPERATIONS_MAX} operations per event")
+    found = log.read(apply.connection, unit.revision, 1, 1)
+    # Nobody: retention took the event, because a hard cap outweighs the group that needs it.
+    cause = found[0] if isinstance(found, list) and found else None
+    hops = 1 + (cause.hops if cause else 0)
+    if hops > EFFECT_HOPS_MAX:
+        return Rejection("hops_exceeded", f"a chain of more than {EFFECT_HOPS_MAX} effects")
+    correlation_id = cause.correlation_id if cause else None
+    apply.meta = compress(
+        expand(meta)[0],
+        unit.revision if correlation_id is None else correlation_id,
+        unit.revision,
+        hops,
+        cause.traceparent if cause else None,
+    )
+    if len(operations) == 1:
+        return apply.run(*operations[0])  # refused alone, it changed nothing
+    return apply.atomically(lambda: _run_all(apply, operations))
+
+
+def _run_all(apply: Apply, operations: Sequence[Sequence[Any]]) -> Rejection | None:
+    for name, args in operations:
+        result = apply.run(name, args)
+        if isinstance(result, Rejection):
+            return result
+    return None
+
+
+def _load(
+    connection: apsw.Connection, group_id: int, progress: dict[int, _Progress]
+) -> dict[int, _Stored]:
+    """The named partitions as they are, without those that do not exist."""
+    stored: dict[int, _Stored] = {}
+    for number in progress:
+        row = connection.execute(
+            "SELECT partition, owner, token, next_owner, floor FROM group_partitions"
+            " WHERE group_id = ? AND partition = ?",
+            (group_id, number),
+        ).fetchone()
+        if row is not None:
+            revisions = connection.execute(
+                "SELECT revision FROM group_completions WHERE group_id = ? AND partition = ?"
+                " ORDER BY revision",
+                (group_id, number),
+            )
+            stored[number] = _Stored(Partition(*row), {revision: None for (revision,) in revisions})
+    return stored
+
+
+def _store_letters(apply: Apply, group_id: int, letters: list[tuple[int, _Letter]]) -> int:
+    """Keep dead letters; returns by how many the list grew (one may replace an older one)."""
+    grown = 0
+    for partition, letter in letters:
+        apply.connection.execute(
+            "DELETE FROM dead_letters WHERE group_id = ? AND revision = ?",
+            (group_id, letter.revision),
+        )
+        grown += 1 - apply.connection.changes()
+        error = letter.error.encode("utf-8", "replace")[:ERROR_BYTES_MAX].decode("utf-8", "ignore")
+        apply.connection.execute(
+            "INSERT INTO dead_letters VALUES(?, ?, ?, ?, ?, ?)",
+            (group_id, letter.revision, partition, letter.attempts, apply.wall_ms, error),
+        )
+    return grown
+
+
+def _store_progress(
+    connection: apsw.Connection,
+    group: Group,
+    progress: dict[int, _Progress],
+    stored: dict[int, _Stored],
+) -> int:
+    """Write floors, completions and releases; returns the group's last token."""
+    token = group.token
+    changed: list[Partition] = []
+    added: list[tuple[int, int, int]] = []
+    for item in progress.values():
+        before = stored[item.partition]
+        after = before.row._replace(floor=max(item.floor, before.row.floor))
+        if before.completions and after.floor > before.row.floor:
+            connection.execute(
+                "DELETE FROM group_completions WHERE group_id = ? AND partition = ?"
+                " AND revision <= ?",
+                (group.id, item.partition, after.floor),
+            )
+        for revision in item.done:
+            if revision > after.floor and revision not in before.completions:
+                added.append((group.id, item.partition, revision))
+        if item.release and after.next_owner is not None:
+            token += 1
+            after = after._replace(owner=after.next_owner, token=token, next_owner=None)
+        if after != before.row:
+            changed.append(after)
+    if added:
+        connection.executemany("INSERT INTO group_completions VALUES(?, ?, ?)", added)
+    tables.store_partitions(connection, group.id, changed)
+    if token != group.token:
+        tables.note_change(connection)
+    return token
+
+
+def _parse_progress(partitions: Any) -> dict[int, _Progress] | Rejection:
+    """The partitions of a checkpoint by number."""
+    if not isinstance(partitions, list | tuple) or len(partitions) > PARTITIONS_MAX:
+        return malformed(f"partitions: a list of at most {PARTITIONS_MAX} is needed")
+    progress: dict[int, _Progress] = {}
+    for item in partitions:
+        if not isinstance(item, list | tuple) or len(item) != 7:
+            return malformed(
+                "a partition is [partition, token, floor, done, release, completed_count, dead]"
+            )
+        number, token, floor, done, release, completed_count, dead = item
+        if not all(map(is_count, (number, token, floor, completed_count))):
+            return malformed("partition, token, floor and completed_count are integers from 0")
+        if number in progress:
+            return malformed(f"partition {number} is named twice")
+        if not isinstance(done, list | tuple) or not all(map(is_count, done)):
+            return malformed("done: a list of revisions is needed")
+        if type(release) is not bool:
+            return malformed("release: true or false is needed")
+        if not isinstance(dead, list | tuple) or not all(map(_is_letter, dead)):
+            return malformed("dead: a list of [revision, attempts, error] is needed")
+        letters = [_Letter(*letter) for letter in dead]
+        read = _Progress(
+            number, token, floor, dict.fromkeys(done), release, completed_count, letters
+        )
+        if not all(read.completes(letter.revision) for letter in letters):
+            return malformed("dead: an event that is given up must be completed")
+        progress[number] = read
+    return progress
+
+
+def _parse_effects(effects: Any, progress: dict[int, _Progress]) -> list[_Unit] | Rejection:
+    """The effects of a checkpoint, each of an event that the checkpoint completes."""
+    if not isinstance(effects, list | tuple) or len(effects) > CHECKPOINT_EFFECTS_MAX:
+        return malformed(f"effects: a list of at most {CHECKPOINT_EFFECTS_MAX} is needed")
+    units: dict[int, _Unit] = {}
+    for item in effects:
+        if not isinstance(item, list | tuple) or len(item) != 3:
+            return malformed("effects: a list of [partition, revision, operations] is needed")
+        number, revision, operations = item
+        if not is_count(number) or not is_count(revision):
+            return malformed("effects: partition and revision are integers from 0")
+        # An effect without its completion would be applied again by whoever handles the event next.
+        if number not in progress or not progress[number].completes(revision):
+            return malformed(f"effects: the checkpoint does not complete event {revision}")
+        if revision in units:
+            return malformed(f"effects: event {revision} is named twice")
+        units[revision] = _Unit(number, revision, operations)
+    letters = [letter for item in progress.values() for letter in item.letters]
+    if any(letter.revision in units for letter in letters):
+        return malformed("effects: an event that is given up has none")
+    return list(units.values())
+
+
+def _is_letter(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and is_count(value[0])
+        and is_count(value[1])
+        and isinstance(value[2], str)
+    )
+
+
+def _is_operation(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], list | tuple)
+    )

@@ -1,0 +1,281 @@
+"""Partitioned consumer groups: who reads which part of the log, and how far everybody is.
+
+The operations (first argument `apply`) change the replicated state and belong to the state machine;
+they return a plain value or a Rejection. The reads (first argument `connection`) are for anybody.
+Joining and leaving (`membership`) and moving forward (`checkpoint`) have their own files; this one
+is where the state machine and the readers find all of them.
+"""
+
+from typing import Any, NamedTuple
+
+import apsw
+
+from pubsub import group_tables as tables
+from pubsub import log
+from pubsub.apply import Apply
+from pubsub.assignment import Partition
+from pubsub.checkpoint import checkpoint
+from pubsub.group_tables import SCHEMA, Group, is_count, malformed, unknown_group
+from pubsub.limits import GROUPS_MAX, PARTITIONS_MAX, READ_ROWS_MAX
+from pubsub.membership import expire, join, keepalive, leave, next_deadline
+from pubsub.rejection import Rejection
+from pubsub.topics import validate_name, validate_pattern
+
+__all__ = [
+    "SCHEMA",
+    "Assignment",
+    "assignments",
+    "assignments_version",
+    "checkpoint",
+    "completions",
+    "dead_letters",
+    "define",
+    "describe",
+    "discard",
+    "expire",
+    "floor_min",
+    "join",
+    "keepalive",
+    "leave",
+    "names",
+    "next_deadline",
+    "remove",
+    "seek",
+]
+
+
+class Assignment(NamedTuple):
+    """A partition as its owner sees it."""
+
+    group: str
+    partition: int
+    token: int
+    floor: int
+    releasing: bool  # drain, then checkpoint with release: another member is waiting for it
+
+
+def define(
+    apply: Apply, group: Any, pattern: Any, partitions: Any, start: Any, version: Any
+) -> int | Rejection:
+    """Define a group, or confirm or renew its definition; returns the lowest floor.
+
+    `start` ("latest", "earliest" or the first revision to read) counts only for a new group, the
+    partition count stays for ever, and the pattern changes with a higher `version`.
+    """
+    problem = validate_name(group, "group") or validate_pattern(pattern)
+    if problem:
+        return malformed(problem)
+    if not is_count(partitions, 1) or partitions > PARTITIONS_MAX or partitions & (partitions - 1):
+        return malformed(f"partitions: a power of two up to {PARTITIONS_MAX} is needed")
+    if not is_count(version):
+        return malformed("version: an integer from 0 is needed")
+    row = tables.load_group(apply.connection, group)
+    if row is None:
+        return _create(apply, group, pattern, partitions, start, version)
+    if row.partitions != partitions:
+        return Rejection(
+            "partitions_fixed",
+            f'group "{group}" has {row.partitions} partitions for ever, not {partitions}',
+        )
+    if version < row.version or (version == row.version and pattern != row.pattern):
+        return Rejection(
+            "definition_conflict",
+            f'group "{group}" is defined with pattern "{row.pattern}" at version {row.version}; '
+            "another definition needs a higher version",
+        )
+    if version > row.version:
+        apply.connection.execute(
+            "UPDATE consumer_groups SET pattern = ?, version = ? WHERE id = ?",
+            (pattern, version, row.id),
+        )
+    return _floor_of(apply.connection, row)
+
+
+def remove(apply: Apply, group: Any) -> bool | Rejection:
+    """Forget a group with everything that it holds; it lets go of retention."""
+    row = tables.load_group(apply.connection, group)
+    if row is None:
+        return unknown_group(group)
+    for table in tables.TABLES_BY_GROUP:
+        apply.connection.execute(f"DELETE FROM {table} WHERE group_id = ?", (row.id,))
+    apply.connection.execute("DELETE FROM consumer_groups WHERE id = ?", (row.id,))
+    tables.note_change(apply.connection)
+    return True
+
+
+def seek(apply: Apply, group: Any, start: Any) -> int | Rejection:
+    """Set a group to `start` (as in `define`); returns the floor that every partition has now.
+
+    The owners stay and get new tokens: checkpoints of the work that they had in hand are refused.
+    Effects of events that are read again are applied again: that is what a replay is.
+    """
+    row = tables.load_group(apply.connection, group)
+    if row is None:
+        return unknown_group(group)
+    floor = _start_floor(apply, start)
+    if isinstance(floor, Rejection):
+        return floor
+    token = row.token
+    moved: list[Partition] = []
+    for partition in tables.load_partitions(apply.connection, row.id):
+        token += 1
+        moved.append(partition._replace(floor=floor, token=token))
+    apply.connection.execute("DELETE FROM group_completions WHERE group_id = ?", (row.id,))
+    tables.store_partitions(apply.connection, row.id, moved)
+    tables.store_token(apply.connection, row.id, token)
+    tables.note_change(apply.connection)
+    return floor
+
+
+def discard(apply: Apply, group: Any, revisions: Any) -> int | Rejection:
+    """Delete dead letters of a group; returns how many there were."""
+    row = tables.load_group(apply.connection, group)
+    if row is None:
+        return unknown_group(group)
+    if (
+        not isinstance(revisions, list | tuple)
+        or len(revisions) > READ_ROWS_MAX
+        or not all(is_count(revision) for revision in revisions)
+    ):
+        return malformed(f"revisions: a list of at most {READ_ROWS_MAX} revisions is needed")
+    discarded = 0
+    for revision in revisions:
+        apply.connection.execute(
+            "DELETE FROM dead_letters WHERE group_id = ? AND revision = ?", (row.id, revision)
+        )
+        discarded += apply.connection.changes()
+    apply.connection.execute(
+        "UPDATE consumer_groups SET dead_held = dead_held - ? WHERE id = ?", (discarded, row.id)
+    )
+    return discarded
+
+
+def names(connection: apsw.Connection) -> list[str]:
+    """The names of all groups, in order."""
+    rows = connection.execute("SELECT name FROM consumer_groups ORDER BY name")
+    return [str(name) for (name,) in rows]
+
+
+def describe(connection: apsw.Connection, group: str) -> dict[str, Any] | None:
+    """Everything about a group but its completions and dead letters, or None if there is none."""
+    row = tables.load_group(connection, group)
+    if row is None:
+        return None
+    members = connection.execute(
+        "SELECT member, ttl_ms, deadline_ms FROM group_members NATURAL JOIN group_sessions"
+        " WHERE group_id = ? ORDER BY member",
+        (row.id,),
+    )
+    return {
+        "name": row.name,
+        "pattern": row.pattern,
+        "version": row.version,
+        "token": row.token,
+        "completed": row.completed,
+        "dead": row.dead,
+        "dead_held": row.dead_held,
+        "members": [
+            {"member": member, "ttl_ms": ttl_ms, "deadline_elapsed_ms": deadline_ms}
+            for member, ttl_ms, deadline_ms in members
+        ],
+        "partitions": [
+            {
+                "partition": partition.number,
+                "owner": partition.owner,
+                "token": partition.token,
+                "next_owner": partition.next_owner,
+                "floor": partition.floor,
+            }
+            for partition in tables.load_partitions(connection, row.id)
+        ],
+    }
+
+
+def assignments_version(connection: apsw.Connection) -> int:
+    """A number that rises with every change of any assignment: a cheap "look again"."""
+    return int(connection.execute("SELECT changes FROM group_state").get)
+
+
+def assignments(connection: apsw.Connection, member: str) -> list[Assignment]:
+    """What `member` owns in all groups, by group name and partition."""
+    rows = connection.execute(
+        "SELECT name, partition, p.token, floor, next_owner IS NOT NULL"
+        " FROM group_members AS m JOIN consumer_groups AS g ON g.id = m.group_id"
+        " JOIN group_partitions AS p ON p.group_id = m.group_id AND p.owner = m.member"
+        " WHERE m.member = ? ORDER BY name, partition",
+        (member,),
+    )
+    return [
+        Assignment(group, partition, token, floor, bool(releasing))
+        for group, partition, token, floor, releasing in rows
+    ]
+
+
+def completions(connection: apsw.Connection, group: str, partition: int) -> list[int]:
+    """The completed revisions above a partition's floor, in order: a new owner skips them."""
+    rows = connection.execute(
+        "SELECT revision FROM group_completions AS c JOIN consumer_groups AS g ON g.id = c.group_id"
+        " WHERE g.name = ? AND partition = ? ORDER BY revision",
+        (group, partition),
+    )
+    return [int(revision) for (revision,) in rows]
+
+
+def dead_letters(
+    connection: apsw.Connection, group: str, after_revision: int = 0, limit: int = READ_ROWS_MAX
+) -> list[dict[str, Any]]:
+    """A page of a group's dead letters, by revision."""
+    rows = connection.execute(
+        "SELECT revision, partition, attempts, d.wall_ms, error FROM dead_letters AS d"
+        " JOIN consumer_groups AS g ON g.id = d.group_id"
+        " WHERE g.name = ? AND revision > ? ORDER BY revision LIMIT ?",
+        (group, after_revision, min(limit, READ_ROWS_MAX)),
+    )
+    columns = ("revision", "partition", "attempts", "wall_ms", "error")
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def floor_min(connection: apsw.Connection) -> int | None:
+    """The lowest floor of all groups, which retention does not pass; None without groups."""
+    value = connection.execute("SELECT min(floor) FROM group_partitions").get
+    return None if value is None else int(value)
+
+
+def _create(
+    apply: Apply, group: str, pattern: str, partitions: int, start: Any, version: int
+) -> int | Rejection:
+    execute = apply.connection.execute
+    if int(execute("SELECT count(*) FROM consumer_groups").get) >= GROUPS_MAX:
+        return Rejection("limit_exceeded", f"a cluster has at most {GROUPS_MAX} consumer groups")
+    floor = _start_floor(apply, start)
+    if isinstance(floor, Rejection):
+        return floor
+    group_id = int(execute("SELECT next_group_id FROM group_state").get)
+    execute("UPDATE group_state SET next_group_id = next_group_id + 1")
+    execute(
+        "INSERT INTO consumer_groups VALUES(?, ?, ?, ?, ?, 0, 0, 0, 0)",
+        (group_id, group, pattern, partitions, version),
+    )
+    rows = [Partition(number, None, 0, None, floor) for number in range(partitions)]
+    tables.store_partitions(apply.connection, group_id, rows)
+    return floor
+
+
+def _start_floor(apply: Apply, start: Any) -> int | Rejection:
+    """The floor that makes `start` the first revision read."""
+    if start == "latest":
+        return apply.revision
+    oldest = log.first_revision(apply.connection)
+    if start == "earliest":
+        return oldest - 1
+    if not is_count(start, 1) or start > apply.revision + 1:
+        return malformed(
+            'start: "latest", "earliest" or a revision from 1 to the next one is needed'
+        )
+    if start < oldest:
+        return Rejection("compacted", f"the oldest revision that is still there is {oldest}")
+    return int(start) - 1
+
+
+def _floor_of(connection: apsw.Connection, row: Group) -> int:
+    return min(partition.floor for partition in tables.load_partitions(connection, row.id))

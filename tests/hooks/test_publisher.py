@@ -1,0 +1,233 @@
+"""What a committed event looks like to people, programs and other systems."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hooks.publisher import CATALOGUE, cloud_event, pattern_problem, payload, timestamp
+from pubsub.events import SYSTEM_TOPICS, Event
+
+JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "boolean": (bool,),
+    "array": (list,),
+    "object": (dict,),
+    "null": (type(None),),
+}
+SYSTEM_DATA: dict[str, tuple[Any, ...]] = {
+    "hooks.kv.write_committed": (b"v", 3, 2, 5, None),
+    "hooks.kv.delete_committed": (5, 2),
+    "hooks.kv.ttl_expired": (5, 2, 99_000),
+    "hooks.cluster.leader_elected": ("b", None, 4, ("a", "b", "c"), ()),
+    "hooks.cluster.membership_changed": (("a", "b"), ("c",), "c", "added_learner"),
+    "hooks.cluster.node_added": ("c", "10.0.0.3:7000", "learner"),
+    "hooks.cluster.node_removed": ("c",),
+}
+
+
+def make_event(topic: str, data: tuple[Any, ...], **fields: Any) -> Event:
+    key = "k" if topic.startswith("hooks.kv.") else None
+    event = Event(9, topic, key, data, None, None, None, 0, None, 1_700_000_000_123, 7, 0, 20)
+    return event._replace(**fields)
+
+
+def user_event(body: bytes, content_type: str | None = None, headers: Any = None) -> Event:
+    return make_event("orders.created", (body, content_type, headers), key="k")
+
+
+def test_the_catalogue_is_closed() -> None:
+    """Every system topic has a documented event type, and there is none beside them."""
+    assert set(SYSTEM_DATA) == set(CATALOGUE) == set(SYSTEM_TOPICS.values())
+    assert all(event_type.summary for event_type in CATALOGUE.values())
+
+
+@pytest.mark.parametrize("topic", sorted(SYSTEM_DATA))
+def test_payloads_have_the_catalogued_shape(topic: str) -> None:
+    """A payload has exactly the catalogue's fields, of the types that its schema states."""
+    found = payload(make_event(topic, SYSTEM_DATA[topic]))
+    schema = CATALOGUE[topic].json_schema()
+
+    assert schema["required"] == list(found)
+    for name, value in found.items():
+        kinds = schema["properties"][name]["type"]
+        kinds = kinds if isinstance(kinds, list) else [kinds]
+        assert type(value) in {kind for name in kinds for kind in JSON_TYPES[name]}
+    assert found == json.loads(json.dumps(found))
+
+
+def test_a_first_write_is_a_create() -> None:
+    """A key that did not exist is created, and has no previous revision."""
+    found = payload(make_event("hooks.kv.write_committed", ("é".encode(), 9, 1, 0, 12_000)))
+
+    assert found == {
+        "key": "k",
+        "value": "é",
+        "value_encoding": "utf-8",
+        "value_size_bytes": 2,
+        "is_create": True,
+        "version": 1,
+        "create_revision": 9,
+        "previous_revision": None,
+        "expires_ms": 12_000,
+    }
+
+
+def test_a_later_write_is_none() -> None:
+    """A key that existed is updated, and names the revision that it replaced."""
+    found = payload(make_event("hooks.kv.write_committed", (b"v", 3, 2, 5, None)))
+
+    assert (found["is_create"], found["previous_revision"]) == (False, 5)
+
+
+@given(st.binary(max_size=40))
+def test_values_survive(value: bytes) -> None:
+    """Text stays text and any other value comes as base64: its bytes can always be restored."""
+    found = payload(make_event("hooks.kv.write_committed", (value, 3, 2, 5, None)))
+
+    if found["value_encoding"] == "base64":
+        assert value == base64.b64decode(found["value"])
+    else:
+        assert value == found["value"].encode(found["value_encoding"])
+    assert len(value) == found["value_size_bytes"]
+
+
+def test_newer_fields_are_left_out() -> None:
+    """A field that a newer release appended to the stored data disturbs nobody."""
+    for topic, data in SYSTEM_DATA.items():
+        newer = payload(make_event(topic, (*data, "new")))
+        assert newer == payload(make_event(topic, data))
+
+
+def test_an_unknown_event_type_is_shown_as_stored() -> None:
+    """An event of a newer release can be looked at, though nobody here knows its fields."""
+    assert payload(make_event("hooks.unknown.99", ((b"a", {b"b": b"\xff"}), 1))) == {
+        "key": None,
+        "data": [["a", {"b": "/w=="}], 1],
+    }
+
+
+def test_a_user_event() -> None:
+    """A user's payload and headers are shown with encoding, size and content type."""
+    assert payload(user_event(b"\xff", "image/png", {"source": "shop"})) == {
+        "key": "k",
+        "payload": "/w==",
+        "payload_encoding": "base64",
+        "payload_size_bytes": 1,
+        "content_type": "image/png",
+        "headers": {"source": "shop"},
+    }
+
+
+def test_a_cloud_event_of_the_cluster() -> None:
+    """The envelope has a stable id, the log's order, and the whole causation."""
+    event = make_event(
+        "hooks.kv.delete_committed",
+        (5, 2),
+        actor="ann",
+        correlation_id=3,
+        causation_id="other-8",
+        hops=2,
+        traceparent="00-aa-bb-01",
+    )
+
+    assert cloud_event(event, "c1") == {
+        "specversion": "1.0",
+        "id": "c1-9",
+        "source": "urn:tremula:c1",
+        "type": "hooks.kv.delete_committed",
+        "time": "2023-11-14T22:13:20.123Z",
+        "sequence": "00000000000000000009",
+        "subject": "k",
+        "partitionkey": "k",
+        "actor": "ann",
+        "correlationid": "c1-3",
+        "causationid": "other-8",
+        "traceparent": "00-aa-bb-01",
+        "hops": 2,
+        "datacontenttype": "application/json",
+        "data": {"key": "k", "existed": True, "previous_revision": 5, "version": 2},
+    }
+
+
+def test_absent_attributes_are_absent() -> None:
+    """CloudEvents knows no empty attributes: what an event does not have is left out."""
+    found = cloud_event(make_event("hooks.cluster.node_removed", ("c",)), "c1")
+
+    assert sorted(found) == sorted(
+        ["specversion", "id", "source", "type", "time", "sequence", "datacontenttype", "data"]
+    )
+
+
+DEEP = b"[" * 200 + b"]" * 200
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "expected"),
+    [
+        (b'{"a": [1]}', "application/json", {"data": {"a": [1]}}),
+        (b'"a"', "application/vnd.shop+json; charset=utf-8", {"data": "a"}),
+        (b"a", "text/plain", {"data": "a"}),
+        (b"a", None, {"data": "a"}),
+        (b"\xff", None, {"data_base64": "/w=="}),
+        (b"{", "application/json", {"data_base64": "ew=="}),
+        (b"NaN", "application/json", {"data_base64": "TmFO"}),
+        (DEEP, "application/json", {"data_base64": base64.b64encode(DEEP).decode()}),
+        (b"[" * 10**5, "application/json", {"data_base64": None}),
+    ],
+)
+def test_the_data_of_a_user_event(body: bytes, content_type: str | None, expected: Any) -> None:
+    """JSON comes as JSON, text as text, and all that is neither as base64."""
+    found = cloud_event(user_event(body, content_type), "c1")
+
+    data = {name: value for name, value in found.items() if name.startswith("data")}
+    assert content_type == data.pop("datacontenttype", None)
+    assert set(expected) == set(data)
+    if expected != {"data_base64": None}:
+        assert expected == data
+
+
+def test_headers_of_a_user_event_are_one_attribute() -> None:
+    """Headers may have any names, so they come as JSON text in one extension attribute."""
+    found = cloud_event(user_event(b"a", None, {"X-Shop": "1"}), "c1")
+
+    assert json.loads(found["headers"]) == {"X-Shop": "1"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "complaint"),
+    [
+        ("hooks.kv.write_committed", None),
+        ("hooks.kv.*", None),
+        ("hooks.>", None),
+        ("hooks.*.node_added", None),
+        ("*.kv.>", None),
+        (">", None),
+        ("orders.*", None),
+        ("hooks.kv.write_commited", 'did you mean "hooks.kv.write_committed"?'),
+        ("hooks.vk.*", 'did you mean "hooks.kv.*"?'),
+        ("hooks.clutser.>", 'did you mean "hooks.cluster.>"?'),
+        ("hooks.kv", "no event type matches"),
+        ("hooks.kv.write_committed.*", "no event type matches"),
+        ("hooks..kv", "segment 2 is empty"),
+    ],
+)
+def test_a_pattern_that_can_never_fire(pattern: str, complaint: str | None) -> None:
+    """A misspelt pattern is refused with the nearest spelling instead of staying silent."""
+    problem = pattern_problem(pattern)
+
+    if complaint is None:
+        assert problem is None
+    else:
+        assert problem is not None
+        assert complaint in problem
+
+
+def test_times_are_rfc_3339() -> None:
+    """Times of the cluster clock are UTC to the millisecond, also at a whole second."""
+    assert timestamp(0) == "1970-01-01T00:00:00.000Z"
+    assert timestamp(253_402_300_799_999) == "9999-12-31T23:59:59.999Z"

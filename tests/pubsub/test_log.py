@@ -1,0 +1,183 @@
+"""The ordered event log on disk and its tail in memory."""
+
+from collections.abc import Sequence
+
+import apsw
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pubsub import log
+from pubsub.events import Event
+
+MANY = 1_000_000
+
+
+def pack(size: int) -> bytes:
+    packed: bytes = msgpack.packb(["t", "k", [b"x" * size, None, None], None])
+    return packed
+
+
+def make_log(batches: Sequence[Sequence[int]]) -> tuple[apsw.Connection, log.Tail]:
+    """A log and a tail with one batch per item: the payload sizes of its events."""
+    connection = apsw.Connection(":memory:")
+    connection.execute(log.SCHEMA)
+    tail = log.Tail()
+    revision = 1
+    for index, sizes in enumerate(batches, 1):
+        packed = [pack(size) for size in sizes]
+        log.append(connection, revision, index, index * 10, packed)
+        tail.append(revision, index, index * 10, packed)
+        revision += len(packed)
+    return connection, tail
+
+
+def revisions(found: list[Event] | log.Compacted | None) -> list[int]:
+    assert isinstance(found, list)
+    return [event.revision for event in found]
+
+
+sizes_of_batches = st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=20), max_size=8)
+
+
+@given(sizes_of_batches, st.integers(1, 100), st.integers(1, 40), st.integers(1, 500))
+def test_reads_like_a_list(
+    batches: list[list[int]], start: int, events_max: int, bytes_max: int
+) -> None:
+    """Disk and memory return the same events as a plain list under both bounds."""
+    connection, tail = make_log(batches)
+    expected: list[int] = []
+    left = bytes_max
+    for revision, size in enumerate((size for sizes in batches for size in sizes), 1):
+        if revision < start:
+            continue
+        left -= len(pack(size))
+        if len(expected) == events_max or (expected and left < 0):
+            break
+        expected.append(revision)
+
+    from_disk = log.read(connection, start, events_max, bytes_max)
+
+    assert expected == revisions(from_disk)
+    assert from_disk == log.read_events(tail, connection, start, events_max, bytes_max)
+
+
+@given(sizes_of_batches, st.integers(0, 100))
+def test_finds_a_time_like_a_linear_search(batches: list[list[int]], wall_ms: int) -> None:
+    """The first revision at or after a time is found by binary search, or the end of the log."""
+    connection, _ = make_log(batches)
+    events = log.read(connection, 1, MANY, MANY)
+    assert isinstance(events, list)
+    later = [event.revision for event in events if event.wall_ms >= wall_ms]
+
+    assert (later or [len(events) + 1])[0] == log.revision_at_or_after(connection, wall_ms)
+
+
+def test_an_empty_log() -> None:
+    """An empty log starts at revision 1, ends at 0 and reads as empty."""
+    connection, tail = make_log([])
+
+    assert (log.first_revision(connection), log.last_revision(connection)) == (1, 0)
+    assert log.read_events(tail, connection, 1, 10, MANY) == []
+    assert log.revision_at_or_after(connection, 5) == 1
+
+
+def test_a_reader_past_the_end_gets_nothing() -> None:
+    """A revision that does not exist yet reads as empty, from disk and from memory."""
+    connection, tail = make_log([[0, 0], [0]])
+
+    assert log.read(connection, 4, 10, MANY) == tail.read(4, 10, MANY) == []
+    assert log.read(connection, 9, 10, MANY) == tail.read(9, 10, MANY) == []
+
+
+@given(sizes_of_batches, st.integers(0, 100), st.integers(1, 9))
+def test_trims_whole_batches_from_the_front(
+    batches: list[list[int]], below: int, rows_max: int
+) -> None:
+    """Trimming removes whole old batches, no more than allowed, and never the newest."""
+    connection, _ = make_log(batches)
+    ends = [sum(map(len, batches[: n + 1])) for n in range(len(batches))]
+    expected = min(rows_max, sum(end < below for end in ends[:-1]))
+    last = log.last_revision(connection)
+
+    assert expected == log.trim(connection, below, rows_max)
+    assert log.first_revision(connection) == ([0, *ends][expected] + 1 if batches else 1)
+    assert last == log.last_revision(connection)
+
+
+def test_a_reader_behind_retention_is_told() -> None:
+    """What was trimmed is answered with where the log starts now, never skipped in silence."""
+    connection, _ = make_log([[0, 0], [0, 0], [0]])
+    log.trim(connection, 4, 10)
+
+    assert log.read(connection, 2, 10, MANY) == log.Compacted(3)
+    assert revisions(log.read(connection, 3, 10, MANY)) == [3, 4, 5]
+
+
+def test_events_of_a_batch_share_its_entry() -> None:
+    """Events of one entry carry its log index and time, and their place in it."""
+    connection, _ = make_log([[0], [0, 0, 0]])
+
+    events = log.read(connection, 3, 10, MANY)
+
+    assert isinstance(events, list)
+    assert [(event.log_index, event.ordinal, event.wall_ms) for event in events] == [
+        (2, 1, 20),
+        (2, 2, 20),
+    ]
+
+
+def test_revisions_are_never_stored_twice() -> None:
+    """Storing a batch over another one is a broken invariant and raises."""
+    connection, _ = make_log([[0, 0]])
+
+    with pytest.raises(apsw.ConstraintError):
+        log.append(connection, 1, 9, 90, [pack(0)])
+
+
+def test_the_tail_keeps_the_newest() -> None:
+    """The tail drops its oldest batches at its bounds and says how far back it reaches."""
+    tail = log.Tail(events_max=4, bytes_max=MANY)
+    for first in (1, 3, 5):
+        tail.append(first, first, first, [pack(0), pack(0)])
+
+    assert tail.first_revision == 3
+    assert tail.read(2, 10, MANY) is None
+    assert revisions(tail.read(3, 10, MANY)) == [3, 4, 5, 6]
+
+
+def test_the_tail_is_bounded_in_bytes() -> None:
+    """A batch larger than the byte bound is kept alone, because readers are about to ask for it."""
+    tail = log.Tail(events_max=100, bytes_max=300)
+    tail.append(1, 1, 1, [pack(10)])
+    tail.append(2, 2, 2, [pack(1_000)])
+
+    assert tail.first_revision == 2
+    assert revisions(tail.read(2, 10, 1)) == [2]
+
+
+def test_a_gap_empties_the_tail() -> None:
+    """After a jump in revisions (an installed snapshot) the tail starts anew."""
+    tail = log.Tail()
+    tail.append(1, 1, 1, [pack(0)])
+    tail.append(9, 9, 9, [pack(0)])
+
+    assert tail.first_revision == 9
+
+
+def test_an_entry_without_events_is_no_gap() -> None:
+    """Entries without events leave the tail as it is."""
+    tail = log.Tail()
+    tail.append(1, 1, 1, [pack(0)])
+    tail.append(2, 2, 2, [])
+    tail.append(2, 3, 3, [pack(0)])
+
+    assert tail.first_revision == 1
+
+
+def test_an_empty_tail_sends_readers_to_the_log() -> None:
+    """A node that has just started serves its readers from disk."""
+    connection, _ = make_log([[0, 0]])
+
+    assert revisions(log.read_events(log.Tail(), connection, 1, 10, MANY)) == [1, 2]

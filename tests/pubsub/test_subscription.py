@@ -1,0 +1,116 @@
+"""Subscriptions: order, credits, numbers, bookmarks."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pubsub import limits
+from pubsub.events import Event
+from pubsub.log import Compacted
+from pubsub.subscription import Subscription
+from pubsub.topics import Pattern
+
+
+class ListSource:
+    """A log that is a list of topics; the first one has revision `first`."""
+
+    def __init__(self, topics: list[str], first: int = 1) -> None:
+        self.first = first
+        self.events = [
+            Event(first + n, topic, None, (), None, None, None, 0, None, 0, 0, 0, 10)
+            for n, topic in enumerate(topics)
+        ]
+
+    def read_events(
+        self, from_revision: int, events_max: int, bytes_max: int
+    ) -> list[Event] | Compacted:
+        if from_revision < self.first:
+            return Compacted(self.first)
+        found = [event for event in self.events if event.revision >= from_revision]
+        return found[: min(events_max, max(1, bytes_max // 10))]
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", "a.b"]), max_size=30),
+    st.lists(st.tuples(st.integers(0, 5), st.integers(1, 7), st.integers(1, 60)), max_size=15),
+)
+def test_delivers_every_match_once_in_order(
+    topics: list[str], pumps: list[tuple[int, int, int]]
+) -> None:
+    """However credits and bounds fall, the reader gets all matches in order, numbered 1, 2, 3..."""
+    source = ListSource(topics)
+    subscription = Subscription(Pattern("a"), 1)
+    got: list[tuple[int, int]] = []
+    granted = 0
+    for credits, limit, bytes_max in [*pumps, *[(1, 7, 60)] * 31]:
+        subscription.grant(credits)
+        granted += credits
+        pumped = subscription.pump(source, limit, bytes_max)
+        revisions = [event.revision for event in pumped.events]
+        got += list(enumerate(revisions, pumped.first_number))
+        assert len(got) <= granted
+
+    expected = [event.revision for event in source.events if event.topic == "a"]
+    assert list(enumerate(expected, 1)) == got
+    assert subscription.next_revision == len(topics) + 1
+
+
+def test_without_credits_nothing_is_read() -> None:
+    """A reader that grants nothing costs nothing and keeps its place."""
+    subscription = Subscription(Pattern(">"), 1)
+
+    pumped = subscription.pump(ListSource(["a"]), 10)
+
+    assert (pumped.events, pumped.more, subscription.next_revision) == ([], False, 1)
+
+
+def test_more_says_whether_to_pump_again() -> None:
+    """There is more to do until the head of the log is reached or the credits are used up."""
+    source = ListSource(["a", "b", "a"])
+    subscription = Subscription(Pattern("a"), 1, credits=5)
+
+    assert [subscription.pump(source, 2).more for _ in range(3)] == [True, True, False]
+
+    subscription = Subscription(Pattern("a"), 1, credits=1)
+    assert not subscription.pump(source, 3).more
+
+
+def test_a_bookmark_on_request() -> None:
+    """A quiet reader learns how far the log was looked at, once for each step forward."""
+    source = ListSource(["b", "b", "a", "b"])
+    subscription = Subscription(Pattern("a"), 1, credits=5)
+
+    subscription.pump(source, 2)
+    assert (subscription.bookmark(), subscription.bookmark()) == (2, None)
+    subscription.pump(source, 1)
+    assert subscription.bookmark() is None  # the event itself said so
+    subscription.pump(source, 1)
+    assert subscription.bookmark() == 4
+
+
+def test_a_bookmark_is_due_after_many_misses() -> None:
+    """A reader of a rare topic hears from its subscription now and then without asking."""
+    source = ListSource(["b"] * limits.BOOKMARK_REVISIONS)
+    subscription = Subscription(Pattern("a"), 1, credits=1)
+
+    first = subscription.pump(source, limits.BOOKMARK_REVISIONS - 1)
+    second = subscription.pump(source, 1)
+
+    assert (first.bookmark, second.bookmark) == (None, limits.BOOKMARK_REVISIONS)
+
+
+def test_compaction_ends_the_subscription() -> None:
+    """A reader that retention overtook is told where the log starts and gets nothing more."""
+    subscription = Subscription(Pattern(">"), 3, credits=5)
+
+    for _ in range(2):
+        pumped = subscription.pump(ListSource(["a"], first=7), 10)
+        assert (pumped.events, pumped.compacted, pumped.more) == ([], Compacted(7), False)
+
+
+def test_credits_are_bounded() -> None:
+    """Grants beyond the limit do not add up, and a negative grant takes nothing away."""
+    subscription = Subscription(Pattern(">"), 1, credits=limits.CREDITS_MAX)
+    subscription.grant(1)
+    subscription.grant(-5)
+
+    assert subscription.credits == limits.CREDITS_MAX
