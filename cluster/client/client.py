@@ -1,0 +1,285 @@
+"""The client of a cluster, for programs under trio.
+
+    async with open_client([("127.0.0.1", 7470)]) as client:
+        revision = await client.put("greeting", b"hello")
+
+Any node serves. A request is repeated on another node as long as that is safe, until its timeout;
+then it ends with a `DefiniteError` (it did not happen) or `OutcomeUnknown` (it may have). A
+mutation is applied once however often it was sent. Requests that are under way together have no
+order among each other: await the first where the order matters.
+
+Many tasks may share one client: they share its connection and its session.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any, NamedTuple
+
+import outcome
+import trio
+
+from cluster import VERSION
+from cluster.client.call import Done
+from cluster.client.connector import Connector, Endpoint
+from cluster.client.dispatcher import Dispatcher
+from cluster.client.options import ClientOptions
+from cluster.client.subscription import Start, Subscription, event_from_wire
+from cluster.errors import TremulaError
+from cluster.net import Network, TcpNetwork
+from cluster.protocol import LINEARIZABLE
+from pubsub.events import Event
+
+
+class Entry(NamedTuple):
+    """A key of the store; `value` is None where only keys were asked for."""
+
+    key: str
+    value: bytes | None
+    create_revision: int
+    mod_revision: int
+    version: int
+    expires_ms: int | None
+
+
+class Page(NamedTuple):
+    """Some keys of a range; `revision` is that of the state they were read from."""
+
+    entries: list[Entry]
+    more: bool
+    revision: int
+
+
+class Client:
+    """What a cluster offers. Every method may raise a `TremulaError`."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    @property
+    def node(self) -> str | None:
+        """The name of the node that is connected at the moment."""
+        link = self._dispatcher.link
+        return None if link is None else link.facts.get("node")
+
+    async def request(
+        self,
+        name: str,
+        args: Sequence[Any] = (),
+        *,
+        timeout_ms: int | None = None,
+        trace: list[Any] | None = None,
+    ) -> Any:
+        """Any request of docs/protocol.md.
+
+        `trace` is [correlation id, causation id, hops, traceparent].
+        """
+        task: trio.lowlevel.Task | None = None
+        results: list[Any] = []
+
+        def done(result: Any) -> None:
+            if task is not None:
+                trio.lowlevel.reschedule(task, outcome.Value(result))
+            else:
+                results.append(result)
+
+        def abandon(_: object) -> trio.lowlevel.Abort:
+            nonlocal task
+            task = None  # Cancelled: the answer goes nowhere.
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._dispatcher.start(name, list(args), done, timeout_ms, trace)
+        if results:
+            result = results[0]
+        else:
+            task = trio.lowlevel.current_task()
+            result = await trio.lowlevel.wait_task_rescheduled(abandon)
+        if isinstance(result, TremulaError):
+            raise result
+        return result
+
+    def request_nowait(
+        self, name: str, args: list[Any], done: Done, *, timeout_ms: int | None = None
+    ) -> None:
+        """The same without a task: `done(result or TremulaError)` is called once. HOT."""
+        self._dispatcher.start(name, args, done, timeout_ms)
+
+    async def put(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        ttl_ms: int | None = None,
+        expected_revision: int | None = None,
+        timeout_ms: int | None = None,
+    ) -> int:
+        """Write a key; returns the revision. `expected_revision` 0: only if it does not exist."""
+        args = [key, value, ttl_ms, expected_revision]
+        return int(await self.request("put", args, timeout_ms=timeout_ms))
+
+    async def delete(
+        self, key: str, *, expected_revision: int | None = None, timeout_ms: int | None = None
+    ) -> int:
+        """Delete a key; returns the revision, or 0 if there was nothing to delete."""
+        args = [key, expected_revision]
+        return int(await self.request("delete", args, timeout_ms=timeout_ms))
+
+    async def batch(
+        self, operations: Iterable[Sequence[Any]], *, timeout_ms: int | None = None
+    ) -> tuple[int, int]:
+        """All of `["put", ...]`, `["delete", ...]` or nothing; returns (first revision, count)."""
+        args = [[list(operation) for operation in operations]]
+        first, count = await self.request("batch", args, timeout_ms=timeout_ms)
+        return first, count
+
+    async def txn(
+        self,
+        compares: Iterable[Sequence[Any]],
+        thens: Iterable[Sequence[Any]] = (),
+        elses: Iterable[Sequence[Any]] = (),
+        *,
+        timeout_ms: int | None = None,
+    ) -> tuple[bool, list[Any]]:
+        """Compare, then do one of two lists, in one step; returns (succeeded, results)."""
+        args = [[list(item) for item in items] for items in (compares, thens, elses)]
+        succeeded, results = await self.request("txn", args, timeout_ms=timeout_ms)
+        return succeeded, results
+
+    async def get(
+        self, key: str, *, level: str = LINEARIZABLE, timeout_ms: int | None = None
+    ) -> Entry | None:
+        """The key, or None. `level` "local": this node's applied state, possibly old."""
+        row = await self.request("get", [key, level], timeout_ms=timeout_ms)
+        return None if row is None else Entry(*row)
+
+    async def range(
+        self,
+        start: str,
+        end: str | None = "",
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        keys_only: bool = False,
+        level: str = LINEARIZABLE,
+        timeout_ms: int | None = None,
+    ) -> Page:
+        """One page of the keys from `start` up to before `end` ("" = no end), after `after`."""
+        args = [start, end, limit, after, keys_only, level]
+        rows, more, revision = await self.request("range", args, timeout_ms=timeout_ms)
+        return Page([Entry(*row) for row in rows], more, revision)
+
+    async def count(
+        self,
+        start: str,
+        end: str | None = "",
+        *,
+        level: str = LINEARIZABLE,
+        timeout_ms: int | None = None,
+    ) -> int:
+        """How many keys there are from `start` up to before `end`."""
+        return int(await self.request("count", [start, end, level], timeout_ms=timeout_ms))
+
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        key: str | None = None,
+        content_type: str | None = None,
+        headers: dict[str, str] | None = None,
+        timeout_ms: int | None = None,
+    ) -> int:
+        """Append an event to the log; returns its revision."""
+        args = [topic, key, payload, content_type, headers]
+        return int(await self.request("publish", args, timeout_ms=timeout_ms))
+
+    async def publish_batch(
+        self, events: Iterable[Sequence[Any]], *, timeout_ms: int | None = None
+    ) -> tuple[int, int]:
+        """All events `[topic, key, payload, content type, headers]` or none; (first, count)."""
+        args = [[list(event) for event in events]]
+        first, count = await self.request("publish_batch", args, timeout_ms=timeout_ms)
+        return first, count
+
+    async def read_events(
+        self,
+        from_revision: int,
+        *,
+        pattern: str | None = None,
+        limit: int | None = None,
+        level: str = LINEARIZABLE,
+        timeout_ms: int | None = None,
+    ) -> tuple[list[Event], int, int]:
+        """One page of the log: (events that match, revision to go on from, newest revision).
+
+        A page may be empty and not the last one: the log ends where the two revisions meet.
+        """
+        args = [from_revision, pattern, limit, level]
+        events, following, newest = await self.request("events.read", args, timeout_ms=timeout_ms)
+        return [event_from_wire(fields) for fields in events], following, newest
+
+    async def status(self, *, timeout_ms: int | None = None) -> dict[str, Any]:
+        """Facts about the node that is connected, for people."""
+        return dict(await self.request("status", timeout_ms=timeout_ms))
+
+    async def members(
+        self, *, level: str = LINEARIZABLE, timeout_ms: int | None = None
+    ) -> list[list[str]]:
+        """The configuration: [name, uid, address, "voter" | "learner"] of each member."""
+        return list(await self.request("members", [level], timeout_ms=timeout_ms))
+
+    def subscribe(
+        self, pattern: str, start: Start = "latest", *, credits: int | None = None
+    ) -> Subscription:
+        """Events that match, from a revision, "latest", "earliest" or ["time", wall_ms] on."""
+        granted = self._dispatcher.options.credits if credits is None else credits
+        return Subscription(self._dispatcher, pattern, start, granted, "")
+
+    def watch(
+        self, key_prefix: str, start: Start = "latest", *, credits: int | None = None
+    ) -> Subscription:
+        """Every change of the keys that begin with `key_prefix`."""
+        granted = self._dispatcher.options.credits if credits is None else credits
+        return Subscription(self._dispatcher, "hooks.kv.*", start, granted, key_prefix)
+
+
+@asynccontextmanager
+async def open_client(
+    endpoints: Sequence[Endpoint],
+    *,
+    tls: ssl.SSLContext | None = None,
+    options: ClientOptions | None = None,
+    network: Network | None = None,
+    random: Random | None = None,
+) -> AsyncIterator[Client]:
+    """A client for the time of the block. It connects in the background, to the first endpoint
+    that answers; requests wait for that as long as their timeout allows."""
+    if not endpoints:
+        raise ValueError("a client needs at least one endpoint")
+    options = options or ClientOptions()
+    problem: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        connector = Connector(
+            network or TcpNetwork(nursery),
+            endpoints,
+            tls,
+            options,
+            random or Random(),
+            {"client": f"tremula-python/{VERSION}"},
+        )
+        dispatcher = Dispatcher(connector, options)
+        nursery.start_soon(dispatcher.run)
+        try:
+            yield Client(dispatcher)
+        except Exception as error:
+            # Carried around the nursery, which would wrap it in an ExceptionGroup: `except
+            # Rejected` around the block is to work as inside it.
+            problem = error
+        finally:
+            dispatcher.farewell()
+            nursery.cancel_scope.cancel()
+    if problem is not None:
+        raise problem

@@ -1,0 +1,191 @@
+"""One connection of a client: it multiplexes requests and subscriptions over one session. HOT.
+
+Requests that are made in one pass of the scheduler leave in one write: those made while a received
+chunk is worked off when it is done, all others when the sender task, woken by the first of them,
+gets its turn.
+
+May not: retry, or know endpoints.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgpack
+import trio
+
+from cluster import protocol
+from cluster.client.call import Call
+from cluster.errors import Malformed
+from cluster.net import Session
+from cluster.protocol import BOOKMARK, ERROR, EVENTS, NO_REQUEST, OK, ProtocolViolation, Reader
+
+_FINAL = (OK, ERROR)
+
+pack = msgpack.Packer(autoreset=True).pack
+
+
+class Sink(Protocol):
+    """Where the responses of a subscription go."""
+
+    def take_events(self, first_number: int, events: list[Any]) -> None:
+        """Events in the form of the wire."""
+
+    def take_bookmark(self, revision: int) -> None:
+        """Everything up to this revision was delivered."""
+
+    def take_end(self, error: list[Any] | None) -> None:
+        """The node ended the subscription."""
+
+
+class Owner(Protocol):
+    """Who is told what became of the calls."""
+
+    def answered(self, call: Call, is_error: bool, value: Any) -> None:
+        """A response to a call arrived."""
+
+
+async def greet(session: Session, info: dict[str, object]) -> dict[str, Any]:
+    """Exchange greetings; returns the node's facts, raises its refusal or ProtocolViolation."""
+    session.send_nowait(protocol.client_greeting(info))
+    reader = protocol.greeting_reader()
+    while chunk := await session.receive():
+        reader.feed(chunk)
+        for greeting in reader.take(1):
+            return protocol.accepted_greeting(greeting)
+    raise ConnectionError(session.close_reason)
+
+
+class Link:
+    """A greeted session, the calls under way on it, and its subscriptions."""
+
+    def __init__(self, session: Session, facts: dict[str, Any], owner: Owner, now: float) -> None:
+        self.session = session
+        self.facts = facts
+        self.pending: dict[int, Call] = {}
+        self.sinks: dict[int, Sink] = {}
+        self.received_at = now  # also the moment from which an answer is waited for
+        self.refusing_since: float | None = None  # refusals that pass, and no good answer since
+        self.pinged = False
+        self.request_bytes_max = int(facts.get("request_bytes_max", 0)) or 2**31
+        self._owner = owner
+        self._next_id = 1
+        self._unsent: list[bytes] = []
+        self._corked = False
+        self._sender = trio.lowlevel.ParkingLot()
+
+    @property
+    def is_active(self) -> bool:
+        """True while the node owes us something."""
+        return bool(self.pending or self.sinks)
+
+    def send(self, call: Call, meta: list[Any] | None) -> int:
+        """Send a call; returns 0, or its size in bytes if that is more than the node accepts."""
+        request_id = self._next_id
+        data = pack((request_id, call.name, call.args, meta))
+        if len(data) > self.request_bytes_max:
+            return len(data)
+        self._next_id = request_id + 1
+        self.pending[request_id] = call
+        self._queue(data)
+        return 0
+
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+        self.pinged = True
+        self._queue(pack((self._take_id(), "ping", (), None)))
+
+    def tell_now(self, name: str, args: list[Any]) -> None:
+        """Send a request whose answer nobody waits for, at once: the link is about to end."""
+        self._queue(pack((self._take_id(), name, args, None)))
+        self._flush()
+
+    def open_sink(self, sink: Sink, args: list[Any]) -> int:
+        """Subscribe; returns the id for `grant` and `close_sink`."""
+        request_id = self._take_id()
+        self.sinks[request_id] = sink
+        self._queue(pack((request_id, "subscribe", args, None)))
+        return request_id
+
+    def grant(self, request_id: int, credits: int) -> None:
+        """Let the node send more events of a subscription."""
+        if request_id in self.sinks:
+            self._queue(pack((NO_REQUEST, "credit", (request_id, credits), None)))
+
+    def close_sink(self, request_id: int) -> None:
+        """End a subscription; nothing more reaches its sink."""
+        if self.sinks.pop(request_id, None) is not None:
+            self._queue(pack((NO_REQUEST, "cancel", (request_id,), None)))
+
+    async def run(self) -> None:
+        """Receive and send until the session is closed."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send_when_woken)
+                await self._receive()
+                nursery.cancel_scope.cancel()
+        finally:
+            self.session.close()
+
+    async def _receive(self) -> None:
+        reader = Reader(protocol.RESPONSE_BYTES_MAX)
+        try:
+            while chunk := await self.session.receive():
+                reader.feed(chunk)
+                self.received_at = trio.current_time()
+                self.pinged = False
+                self._corked = True
+                try:
+                    # Each value that is complete now ended in this chunk: there are no more.
+                    for response in reader.take(len(chunk)):
+                        self._take(response)
+                finally:
+                    self._corked = False
+                self._flush()
+        except ProtocolViolation as violation:
+            self.session.close(f"protocol violation of the node: {violation.error}")
+
+    def _take(self, response: Any) -> None:
+        try:
+            request_id, status, value = response
+        except (TypeError, ValueError):
+            raise ProtocolViolation(Malformed("a response is [id, status, value]")) from None
+        if status in _FINAL:
+            call = self.pending.pop(request_id, None)
+            if call is not None:
+                self._owner.answered(call, status == ERROR, value)
+                return
+            sink = self.sinks.pop(request_id, None)
+            if sink is not None:
+                sink.take_end(value if status == ERROR else None)
+            elif request_id == NO_REQUEST:
+                self.session.close(f"the node closed the connection: {value}")
+            # Else a ping, or a call that was given up in the meantime.
+            return
+        sink = self.sinks.get(request_id)
+        if sink is not None and status == EVENTS:
+            sink.take_events(*value)
+        elif sink is not None and status == BOOKMARK:
+            sink.take_bookmark(value)
+
+    def _take_id(self) -> int:
+        request_id = self._next_id
+        self._next_id = request_id + 1
+        return request_id
+
+    def _queue(self, data: bytes) -> None:
+        unsent = self._unsent
+        unsent.append(data)
+        if len(unsent) == 1 and not self._corked:
+            self._sender.unpark()
+
+    def _flush(self) -> None:
+        unsent = self._unsent
+        if unsent:
+            self.session.send_nowait(b"".join(unsent))
+            unsent.clear()
+
+    async def _send_when_woken(self) -> None:
+        while True:
+            self._flush()
+            await self._sender.park()

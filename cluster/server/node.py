@@ -1,0 +1,80 @@
+"""What the client port needs from the node that it serves: the consumer states its own interface.
+
+All calls are synchronous and made from the node's trio thread. A `done` is called exactly once, by
+the engine or on the spot, with a result, a `Rejection` or a `TremulaError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import apsw
+
+from cluster.errors import TremulaError
+from pubsub.events import Event
+from pubsub.log import Compacted
+
+Done = Callable[[object], None]
+
+
+class AppliedState(Protocol):
+    """The state machine, as far as readers look into it."""
+
+    @property
+    def connection(self) -> apsw.Connection:
+        """The state database, with every applied entry and nothing else."""
+
+    @property
+    def revision(self) -> int:
+        """The revision of the newest event."""
+
+    @property
+    def members(self) -> list[Any]:
+        """The configuration: a list of [name, uid, address, role]."""
+
+
+class ServedNode(Protocol):
+    """A node of the cluster, as its client port sees it."""
+
+    name: str
+    on_applied: list[Callable[[], None]]  # called once per tick that applied something
+    on_flush: list[Callable[[], None]]  # called once per tick, after the waiting were answered
+
+    @property
+    def cluster_id(self) -> str | None:
+        """None until the node knows to which cluster it belongs."""
+
+    @property
+    def leader(self) -> str | None:
+        """Who leads, as far as this node knows."""
+
+    @property
+    def machine(self) -> AppliedState:
+        """The applied state; another object after a snapshot was installed."""
+
+    def submit(self, operation: bytes, done: Done) -> None:
+        """Replicate a packed operation and answer once it is applied here."""
+
+    def read_index(self, done: Callable[[TremulaError | None], None]) -> None:
+        """Answer None once the applied state is as fresh as the cluster was at this call."""
+
+    def read_events(
+        self, from_revision: int, events_max: int, bytes_max: int
+    ) -> list[Event] | Compacted:
+        """The log from a revision on."""
+
+    def status(self) -> dict[str, Any]:
+        """Facts for people."""
+
+    def add_member(self, name: str, address: str, done: Done) -> None:
+        """Add a learner."""
+
+    def promote(self, name: str, done: Done) -> None:
+        """Make a learner a voter."""
+
+    def remove_member(self, name: str, done: Done) -> None:
+        """Remove a member."""
+
+    def transfer_leadership(self, name: str | None, done: Done) -> None:
+        """Hand leadership to a member, or to whoever is best."""

@@ -1,0 +1,147 @@
+"""Subscriptions of clients: one task reads the log for all of them, a bounded step each in turn.
+
+The write path only sets a flag. A client that has no credits left, or does not take what it was
+sent, is left out of the round and loses nothing: it goes on from its revision, if need be from
+disk.
+
+May not: skip an event, or keep one in memory for a slow reader.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from cluster.errors import Compacted, Stopping, TremulaError
+from cluster.protocol import BOOKMARK, ERROR, EVENTS, OK
+from cluster.server.connection import Connection
+from cluster.server.limits import ServerLimits
+from cluster.server.node import ServedNode
+from pubsub.subscription import Subscription
+
+
+class Stream:
+    """One subscription of one connection."""
+
+    __slots__ = ("_streams", "connection", "is_silent", "request_id", "subscription")
+
+    def __init__(
+        self, streams: Streams, connection: Connection, request_id: int, subscription: Subscription
+    ) -> None:
+        self.connection = connection
+        self.request_id = request_id
+        self.subscription = subscription
+        self.is_silent = False  # Nothing was sent since the last round of bookmarks.
+        self._streams = streams
+
+    def grant(self, credits: int) -> None:
+        """The client takes `credits` more events."""
+        self.subscription.grant(credits)
+        self._streams.wake()
+
+    def tell_position(self) -> None:
+        """Send a bookmark: everything up to this revision was looked at."""
+        revision = self.subscription.bookmark()
+        if revision is None:
+            revision = self.subscription.next_revision - 1
+        self.connection.send(self.request_id, BOOKMARK, revision)
+
+    def finish(self, error: TremulaError | None) -> None:
+        """Send the last response of the subscription, and end it."""
+        if error is None:
+            self.connection.send(self.request_id, OK, None)
+        else:
+            self.connection.send(self.request_id, ERROR, error.to_wire())
+        self.end()
+
+    def end(self) -> None:
+        """Forget the subscription."""
+        self.connection.streams.pop(self.request_id, None)
+        self._streams.active.pop(self, None)
+
+    def pump(self, node: ServedNode, events_max: int) -> bool:
+        """Send what comes next, a bounded step of it; True if there may be more at once."""
+        pumped = self.subscription.pump(node, events_max)
+        if pumped.events:
+            value = (pumped.first_number, pumped.events)
+            self.connection.send(self.request_id, EVENTS, value)
+            self._streams.events_delivered += len(pumped.events)
+            self.is_silent = False
+        if pumped.bookmark is not None:
+            self.connection.send(self.request_id, BOOKMARK, pumped.bookmark)
+            self.is_silent = False
+        if pumped.compacted is not None:
+            self.finish(Compacted(pumped.compacted.first_revision))
+        return pumped.more
+
+
+class Streams:
+    """All subscriptions of a node's client port."""
+
+    def __init__(self, node: ServedNode, limits: ServerLimits, flush: Callable[[], None]) -> None:
+        self.active: dict[Stream, None] = {}
+        self.events_delivered = 0
+        self._node = node
+        self._limits = limits
+        self._flush = flush
+        self._wake = trio.Event()
+
+    def add(self, connection: Connection, request_id: int, subscription: Subscription) -> None:
+        """Start a subscription; its first response is a bookmark: where it starts."""
+        stream = Stream(self, connection, request_id, subscription)
+        connection.streams[request_id] = stream
+        self.active[stream] = None
+        stream.tell_position()
+        self.wake()
+
+    def wake(self) -> None:
+        """Something was applied, or somebody can take more."""
+        if self.active:
+            self._wake.set()
+
+    def stop(self) -> None:
+        """End all of them: their readers go on at another node."""
+        for stream in list(self.active):
+            stream.finish(Stopping())
+
+    async def run(self) -> None:
+        """Deliver, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tell_positions)
+            while True:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                await self._deliver(nursery)
+
+    async def _deliver(self, nursery: trio.Nursery) -> None:
+        ready = deque(self.active)
+        while ready:
+            stream = ready.popleft()
+            if stream not in self.active:
+                continue
+            if stream.connection.is_slow:
+                if not stream.connection.draining:
+                    stream.connection.draining = True
+                    nursery.start_soon(self._wake_when_drained, stream.connection)
+                continue
+            if stream.pump(self._node, self._limits.events_per_turn):
+                ready.append(stream)
+            self._flush()
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _wake_when_drained(self, connection: Connection) -> None:
+        await connection.session.drain()
+        connection.draining = False
+        self._wake.set()
+
+    async def _tell_positions(self) -> None:
+        """A reader can tell "nothing happened" from "cut off": silence has a longest length."""
+        while True:
+            await trio.sleep(self._limits.bookmark_s)
+            for stream in self.active:
+                if stream.is_silent and not stream.connection.is_slow:
+                    stream.tell_position()
+                stream.is_silent = True
+            self._flush()

@@ -1,0 +1,105 @@
+"""Subscriptions of the Python client, over reconnects and with slow readers."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from cluster.errors import (
+    Closed,
+    Compacted,
+    Malformed,
+)
+from cluster.server import ServerLimits
+from tests.cluster.client_cluster import (
+    client_of,
+    cluster_of,
+)
+from tests.cluster.waiting import until
+
+
+async def test_a_subscription_survives_its_connections() -> None:
+    """Every event once and in order, while the connection is cut again and again."""
+    async with cluster_of(2) as cluster, client_of(cluster) as client:
+        received: list[int] = []
+        async with (
+            client.subscribe("t.*", "earliest", credits=8) as events,
+            trio.open_nursery() as nursery,
+        ):
+
+            async def publish() -> None:
+                for number in range(60):
+                    await client.publish(f"t.{number % 3}", b"%d" % number)
+                    await client.publish("other", b"")
+                    if number % 20 == 10:
+                        cluster.cut()
+
+            nursery.start_soon(publish)
+            async for event in events:
+                received.append(int(event.data[0]))
+                if len(received) == 60:
+                    break
+        assert received == list(range(60))
+        assert events.position is not None
+
+
+async def test_a_slow_reader_holds_no_more_than_its_credits() -> None:
+    """What is not read stays at the node, over a reconnect too."""
+    async with cluster_of(1) as cluster, client_of(cluster) as client:
+        events = client.subscribe("t", "earliest", credits=5)
+        await client.publish_batch([["t", None, b"", None, None]] * 30)
+        await until(lambda: cluster.servers[0].streams.events_delivered == 5)
+        cluster.cut()
+        await client.get("k")
+        assert cluster.servers[0].streams.events_delivered == 5
+        assert [(await anext(events)).revision for _ in range(30)] == list(range(1, 31))
+        events.close()
+        with pytest.raises(Closed):
+            await anext(events)
+
+
+async def test_a_bookmark_moves_the_position() -> None:
+    """A reader of a quiet topic knows how far it is."""
+    limits = ServerLimits(bookmark_s=0.01)
+    async with (
+        cluster_of(1, limits) as cluster,
+        client_of(cluster) as client,
+        client.subscribe("quiet") as events,
+    ):
+        await client.publish("loud", b"")
+        await until(lambda: events.position == 1)
+        assert events.next_nowait() is None
+
+
+async def test_a_reader_behind_retention_gets_compacted() -> None:
+    """The iterator ends with the first revision that is left."""
+    async with cluster_of(1) as cluster, client_of(cluster) as client:
+        for _ in range(3):
+            await client.publish("t", b"")
+        cluster.node.machine.connection.execute(
+            "DELETE FROM event_batches WHERE first_revision < 3"
+        )
+        cluster.node.tail.clear()
+        events = client.subscribe("t", 1)
+        with pytest.raises(Compacted) as raised:
+            await anext(events)
+        assert raised.value.first_revision == 3
+
+
+async def test_a_wrong_pattern_is_definite() -> None:
+    """A subscription that can never match is refused, not silent."""
+    async with cluster_of(1) as cluster, client_of(cluster) as client:
+        with pytest.raises(Malformed):
+            await anext(client.subscribe("a..b"))
+
+
+async def test_watching_keys() -> None:
+    """Only changes of keys with the prefix, with what happened to them."""
+    async with cluster_of(1) as cluster, client_of(cluster) as client:
+        async with client.watch("a/", 1) as changes:
+            await client.put("a/1", b"v")
+            await client.put("b/1", b"v")
+            await client.delete("a/1")
+            seen = [await anext(changes) for _ in range(2)]
+        assert [(event.revision, event.key) for event in seen] == [(1, "a/1"), (3, "a/1")]
+        assert seen[1].topic == "hooks.kv.delete_committed"

@@ -1,0 +1,108 @@
+"""Subscriptions at the client port: order, credits, positions, slow readers."""
+
+from __future__ import annotations
+
+import trio
+
+from cluster.server import ServerLimits
+from tests.cluster.served_node import BOOKMARK, ERROR, EVENTS, NO_SESSION, OK, served
+from tests.cluster.waiting import BOUND_S
+
+
+async def test_a_subscription_delivers_in_order_and_counts() -> None:
+    """Old events, then new ones, numbered without a gap; the first response is a bookmark."""
+    async with served() as port:
+        client = await port.open()
+        await client.ask(1, "publish", "t.a", None, b"1", None, None, meta=NO_SESSION)
+        client.send([2, "subscribe", ["t.>", "earliest", 100], None])
+        assert await client.receive() == [2, BOOKMARK, 0]
+        request_id, status, (number, events) = await client.receive()
+        assert (request_id, status, number, [event[0] for event in events]) == (2, EVENTS, 1, [1])
+        client.send(
+            [3, "publish", ["t.b", None, b"2", None, None], NO_SESSION],
+            [4, "publish", ["u.b", None, b"3", None, None], NO_SESSION],
+            [5, "publish", ["t.c", None, b"4", None, None], NO_SESSION],
+        )
+        answers = [await client.receive() for _ in range(4)]
+        (_, _, (number, events)) = next(answer for answer in answers if answer[1] == EVENTS)
+        assert number == 2
+        assert [(event[0], event[1]) for event in events] == [(2, "t.b"), (4, "t.c")]
+        client.send([0, "cancel", [2], None])
+        assert await client.receive() == [2, OK, None]
+        assert port.server.statistics().subscriptions == 0
+
+
+async def test_credits_bound_what_is_sent() -> None:
+    """Without credits nothing comes, and nothing is lost: the rest follows when they arrive."""
+    async with served() as port:
+        client = await port.open()
+        batch = [["t", None, b"%d" % i, None, None] for i in range(10)]
+        await client.ask(1, "publish_batch", batch, meta=NO_SESSION)
+        client.send([2, "subscribe", ["t", 1, 3], None])
+        assert (await client.receive())[1] == BOOKMARK
+        _, _, (number, events) = await client.receive()
+        assert (number, [event[0] for event in events]) == (1, [1, 2, 3])
+        assert await client.ask(3, "ping") == [OK, None]
+        client.send([0, "credit", [2, 100], None])
+        _, _, (number, events) = await client.receive()
+        assert (number, [event[0] for event in events]) == (4, list(range(4, 11)))
+
+
+async def test_a_subscription_starts_at_a_time() -> None:
+    """["time", wall_ms] is the first event of that time or later."""
+    async with served() as port:
+        client = await port.open()
+        for request_id in range(1, 4):
+            await client.ask(request_id, "publish", "t", None, b"", None, None, meta=NO_SESSION)
+        clock = port.node.machine.wall_ms
+        client.send([9, "subscribe", ["t", ["time", clock - 1], 10], None])
+        assert await client.receive() == [9, BOOKMARK, 1]
+
+
+async def test_a_reader_behind_retention_is_told() -> None:
+    """The subscription ends with the first revision that is still there."""
+    async with served() as port:
+        client = await port.open()
+        for request_id in range(1, 4):
+            await client.ask(request_id, "publish", "t", None, b"", None, None, meta=NO_SESSION)
+        port.node.machine.connection.execute("DELETE FROM event_batches WHERE first_revision < 3")
+        port.node.tail.clear()
+        client.send([9, "subscribe", ["t", 1, 10], None])
+        assert (await client.receive())[1] == BOOKMARK
+        request_id, status, error = await client.receive()
+        assert (request_id, status, error[:2]) == (9, ERROR, [0, "compacted"])
+        assert error[3] == {"first_revision": 3}
+
+
+async def test_silence_has_a_longest_length() -> None:
+    """A quiet subscription gets bookmarks, which move on over events that do not match."""
+    async with served(ServerLimits(bookmark_s=0.01)) as port:
+        client = await port.open()
+        client.send([1, "subscribe", ["quiet", "latest", 1], None])
+        assert await client.receive() == [1, BOOKMARK, 0]
+        assert await client.receive() == [1, BOOKMARK, 0]
+        client.send([2, "publish", ["loud", None, b"", None, None], NO_SESSION])
+        with trio.fail_after(BOUND_S):
+            while await client.receive() != [1, BOOKMARK, 1]:
+                pass
+
+
+async def test_a_slow_reader_stops_nobody() -> None:
+    """Who does not take its events gets them later, at its own pace; others go on meanwhile."""
+    limits = ServerLimits(unsent_bytes_max=100_000)
+    async with served(limits) as port:
+        slow, quick = await port.open(), await port.open()
+        payload = bytes(500_000)
+        slow.send([1, "subscribe", ["t", "latest", 1_000], None])
+        assert (await slow.receive())[1] == BOOKMARK
+        for request_id in range(1, 41):
+            args = ("publish", "t", None, payload, None, None)
+            assert (await quick.ask(request_id, *args, meta=NO_SESSION))[0] == OK
+        session = port.server.connections[0].session
+        assert session.buffered_bytes < 4_000_000
+        received: list[int] = []
+        while len(received) < 40:
+            _, status, value = await slow.receive()
+            if status == EVENTS:
+                received += [event[0] for event in value[1]]
+        assert received == list(range(1, 41))
