@@ -1,0 +1,346 @@
+"""The replicated state machine: the same log gives the same rows, results and digest everywhere.
+
+`apply` takes one committed entry of the Raft log and makes one transaction of it, with the applied
+index inside: after a crash exactly what is missing is applied again. It is total: whatever an
+operation holds, the answer is a result or a Rejection that changed nothing. An exception that
+leaves `apply` is a corrupt file, a disk that refuses, a log of a newer release, or our bug; the
+transaction is rolled back and this machine is of no more use.
+
+May not: read a clock, draw a random number, or know anything that is not in the entry or in the
+state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final
+
+import apsw
+import msgpack
+
+from cluster import state
+from cluster.corruption import storage_error
+from cluster.entry import Entry
+from cluster.limits import DIGESTS_MAX
+from cluster.operations import (
+    MEMBERSHIP,
+    NO_OP,
+    REGULAR,
+    UnsupportedEntry,
+    is_count,
+    is_text,
+    unpack,
+    unseal,
+)
+from cluster.registry import OPERATIONS, Operation
+from cluster.sessions import NEW, Sessions
+from pubsub import log
+from pubsub.events import (
+    CLUSTER_LEADER_ELECTED,
+    CLUSTER_MEMBERSHIP_CHANGED,
+    CLUSTER_NODE_ADDED,
+    CLUSTER_NODE_REMOVED,
+)
+from pubsub.limits import NAME_BYTES_MAX
+from pubsub.rejection import Rejection
+
+DIGEST_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What applying one entry did: what callers are answered, and what readers can now see."""
+
+    index: int
+    term: int
+    results: list[Any]  # one for each operation of the entry
+    first_revision: int  # of the events; also where the next one goes when there are none
+    count: int
+    packed_events: list[bytes]
+    wall_ms: int  # the cluster's clock at this entry
+    digest: bytes  # of the state after it
+
+
+class Machine:
+    """The state behind one connection. Read its attributes freely; only `apply` changes them."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self.connection = connection
+        meta = state.load(connection)
+        self.applied_index = meta.applied_index
+        self.applied_term = meta.applied_term
+        self.revision = meta.revision
+        self.digest = meta.digest
+        self.wall_ms = meta.wall_ms
+        self.elapsed_ms = meta.elapsed_ms
+        self.cluster_id = meta.cluster_id
+        self.members = meta.members
+        self.digests: dict[int, bytes] = {self.applied_index: self.digest}
+        self.duplicates = 0  # requests answered from the retry window, since start
+        self._leader = meta.leader
+        self._leader_term = meta.leader_term
+        self._next_client_id = meta.next_client_id
+        self._version = 1  # of the entry in progress
+        self._failed = False
+        self._pack: Callable[[object], bytes] = msgpack.Packer().pack
+        self._sessions = Sessions(connection)
+        self._apply = Entry(connection, self._run_nested)
+        self._registry = {**OPERATIONS, **self._own_operations()}
+        # name -> [done, rejected] since start; metrics, not state
+        self.operations = {name: [0, 0] for name in self._registry}
+
+    @property
+    def sessions_count(self) -> int:
+        """How many client sessions there are."""
+        return self._sessions.count
+
+    def apply(self, index: int, term: int, command: bytes) -> Applied:
+        """Apply the entry at `index`. One that was applied before is ignored: it has no results."""
+        if index <= self.applied_index:
+            return Applied(index, term, [], self.revision + 1, 0, [], self.wall_ms, self.digest)
+        if self._failed or index != self.applied_index + 1:
+            raise AssertionError(f"entry {index} after {self.applied_index}")
+        self._failed = True
+        execute = self.connection.execute
+        try:
+            execute("BEGIN IMMEDIATE")
+            results = self._interpret(index, term, command)
+            applied = self._finish(index, term, command, results)
+            execute("COMMIT")
+        except apsw.Error as error:
+            self._roll_back()
+            raise storage_error(self.connection.filename, error) from error
+        except BaseException:
+            self._roll_back()
+            raise
+        self._failed = False
+        self._adopt(applied)
+        return applied
+
+    # --- one entry ---
+
+    def _interpret(self, index: int, term: int, command: bytes) -> list[Any]:
+        """Run what the command says; the clocks of the entry are in force from here on."""
+        kind = command[0] if command else REGULAR
+        if kind > MEMBERSHIP:
+            raise UnsupportedEntry("kind", kind, MEMBERSHIP)
+        items = unseal(command[1:])
+        apply = self._apply
+        if items is None:
+            apply.begin(index, self.wall_ms, self.elapsed_ms, self.revision)
+            return [_malformed("the entry is not one of ours")] if command[1:] else []
+        # Both clocks are monotone in the state, whatever the leaders' stamps were.
+        wall_ms = max(self.wall_ms, items[1])
+        elapsed_ms = max(self.elapsed_ms, items[2])
+        apply.begin(index, wall_ms, elapsed_ms, self.revision)
+        self._version = items[0]
+        if kind == REGULAR:
+            return self._run_operations(items[3:])
+        if kind == NO_OP:
+            return self._elect(term, items[3:])
+        return self._change_membership(items[3:])
+
+    def _run_operations(self, items: list[Any]) -> list[Any]:
+        """The results of a regular entry's operations, in their order. HOT."""
+        payloads = items[0] if items else None
+        if payloads.__class__ is not list:
+            return [_malformed("the entry has no list of operations")]
+        apply = self._apply
+        recall, remember = self._sessions.recall, self._sessions.remember
+        results: list[Any] = []
+        answer = results.append
+        for payload in payloads:
+            operation = unpack(payload)
+            if isinstance(operation, Rejection):
+                answer(operation)
+                continue
+            client_id, seq, name, args, apply.meta = operation
+            if client_id:
+                known = recall(client_id, seq)
+                if known is not NEW:
+                    self.duplicates += 1
+                    answer(known)
+                    continue
+                result = self._run(name, args)
+                remember(client_id, seq, result)
+            else:
+                result = self._run(name, args)
+            answer(result)
+        apply.meta = None
+        return results
+
+    def _run(self, name: str, args: Any) -> Any:
+        """The result of one operation. HOT."""
+        operation = self._registry.get(name)
+        if operation is None or operation.since > self._version:
+            return Rejection("unknown_operation", f'there is no operation "{name[:64]}"')
+        function, least, most, _, revocable, _ = operation
+        if not least <= len(args) <= most:
+            result: Any = _malformed(f"{name}: from {least} to {most} arguments are needed")
+        elif revocable:
+            result = self._apply.atomically(lambda: function(self._apply, *args))
+        else:
+            result = function(self._apply, *args)
+        counts = self.operations[name]
+        counts[result.__class__ is Rejection] += 1
+        return result
+
+    def _run_nested(self, name: str, args: Any) -> Any:
+        """An effect of a handler, inside a checkpoint that is being applied."""
+        operation = self._registry.get(name)
+        if operation is None or not operation.nestable:
+            return Rejection("unknown_operation", f'"{name[:64]}" cannot be an effect')
+        if args.__class__ is not list:
+            return _malformed(f"{name}: the arguments must be a list")
+        return self._run(name, args)
+
+    def _finish(self, index: int, term: int, command: bytes, results: list[Any]) -> Applied:
+        """Store what the entry left in memory: results, events, and how far the state is now."""
+        apply = self._apply
+        first_revision, count = self.revision + 1, len(apply.packed_events)
+        self._sessions.flush(index, apply.elapsed_ms)
+        if count:
+            log.append(self.connection, first_revision, index, apply.wall_ms, apply.packed_events)
+        digest = blake2b(self.digest, digest_size=DIGEST_BYTES)
+        digest.update(self._pack((index, term, apply.revision, self._next_client_id)))
+        digest.update(command)
+        # of a rejection only the code: a release may reword what it tells people
+        digest.update(self._pack([r.code if r.__class__ is Rejection else r for r in results]))
+        digest.update(b"".join(apply.packed_events))
+        digested = digest.digest()
+        self.connection.execute(
+            "UPDATE meta SET applied_index = ?, applied_term = ?, revision = ?, digest = ?,"
+            " wall_ms = ?, elapsed_ms = ?, next_client_id = ?",
+            (
+                index,
+                term,
+                apply.revision,
+                digested,
+                apply.wall_ms,
+                apply.elapsed_ms,
+                self._next_client_id,
+            ),
+        )
+        return Applied(
+            index=index,
+            term=term,
+            results=results,
+            first_revision=first_revision,
+            count=count,
+            packed_events=apply.packed_events,
+            wall_ms=apply.wall_ms,
+            digest=digested,
+        )
+
+    def _adopt(self, applied: Applied) -> None:
+        """The transaction is committed: the attributes follow."""
+        apply = self._apply
+        self.applied_index = applied.index
+        self.applied_term = applied.term
+        self.revision = apply.revision
+        self.wall_ms = apply.wall_ms
+        self.elapsed_ms = apply.elapsed_ms
+        self.digest = self.digests[applied.index] = applied.digest
+        if len(self.digests) > DIGESTS_MAX:
+            del self.digests[next(iter(self.digests))]
+
+    def _roll_back(self) -> None:
+        if self.connection.in_transaction:
+            try:
+                self.connection.execute("ROLLBACK")
+            except apsw.Error:
+                pass  # some errors roll back by themselves; what matters is the first one
+
+    # --- entries of the cluster itself ---
+
+    def _elect(self, term: int, items: list[Any]) -> list[Any]:
+        """A term began: its first entry names the leader, once (Raft §5.2)."""
+        if len(items) != 3 or not (_is_name(items[0]) and _is_names(items[1], items[2])):
+            return [_malformed("no-op: leader, voters and learners are needed")]
+        if term <= self._leader_term:
+            return []
+        leader, voters, learners = items
+        data = (leader, self._leader, term, voters, learners)
+        self._apply.emit(CLUSTER_LEADER_ELECTED, None, data, None)
+        self._leader, self._leader_term = leader, term
+        self.connection.execute("UPDATE meta SET leader = ?, leader_term = ?", (leader, term))
+        return []
+
+    def _change_membership(self, items: list[Any]) -> list[Any]:
+        """One node was added, promoted or removed; answers the revision of the change."""
+        if len(items) != 4 or not (
+            items[0] in _CHANGES and _is_name(items[1]) and _is_text(items[2])
+        ):
+            return [_malformed("membership: change, node, address and members are needed")]
+        change, node, address, members = items
+        if members.__class__ is not list or not all(map(_is_member, members)):
+            return [_malformed("membership: a member is [name, uid, address, role]")]
+        voters = [member[0] for member in members if member[3] == "voter"]
+        learners = [member[0] for member in members if member[3] == "learner"]
+        emit = self._apply.emit
+        revision = emit(CLUSTER_MEMBERSHIP_CHANGED, None, (voters, learners, node, change), None)
+        if change == "removed":
+            emit(CLUSTER_NODE_REMOVED, None, (node,), None)
+        elif change != "promoted":
+            emit(CLUSTER_NODE_ADDED, None, (node, address, change.removeprefix("added_")), None)
+        self.members = members
+        self.connection.execute("UPDATE meta SET members = ?", (self._pack(members),))
+        return [revision]
+
+    # --- operations that need more than the state ---
+
+    def _own_operations(self) -> dict[str, Operation]:
+        return {
+            "session.open": Operation(self._open_session, 0, 0),
+            "session.close": Operation(self._close_session, 1, 1),
+            "session.expire": Operation(self._expire_sessions, 1, 1),
+        }
+
+    def _open_session(self, apply: Entry) -> int | Rejection:
+        """`session.open []` -> client_id."""
+        result = self._sessions.open(self._next_client_id, apply.elapsed_ms)
+        if result.__class__ is int:
+            self._next_client_id += 1
+        return result
+
+    def _close_session(self, apply: Entry, client_id: Any) -> bool | Rejection:
+        """`session.close [client_id]` -> whether there was such a session."""
+        if not is_count(client_id):
+            return _malformed("session.close: an integer is needed")
+        return self._sessions.close(client_id)
+
+    def _expire_sessions(self, apply: Entry, up_to_elapsed_ms: Any) -> int | Rejection:
+        """`session.expire [up_to_elapsed_ms]` -> how many ended, never beyond the clock."""
+        if not is_count(up_to_elapsed_ms):
+            return _malformed("session.expire: an integer from 0 is needed")
+        return self._sessions.expire(min(up_to_elapsed_ms, apply.elapsed_ms))
+
+
+_CHANGES: Final = ("added_learner", "added_voter", "promoted", "removed")
+
+
+def _malformed(detail: str) -> Rejection:
+    return Rejection("malformed", detail)
+
+
+def _is_text(value: Any) -> bool:
+    return is_text(value, NAME_BYTES_MAX)
+
+
+def _is_name(value: Any) -> bool:
+    return bool(value) and _is_text(value)
+
+
+def _is_names(*lists: Any) -> bool:
+    return all(names.__class__ is list and all(map(_is_name, names)) for names in lists)
+
+
+def _is_member(value: Any) -> bool:
+    return (
+        value.__class__ is list
+        and len(value) == 4
+        and _is_names(value)
+        and value[3] in ("voter", "learner")
+    )

@@ -1,0 +1,48 @@
+"""Every operation that an entry can carry and that needs nothing but the state.
+
+The machine adds those of the sessions and of the cluster itself. A name is for ever; an operation
+that a later release adds says from which entry version on it exists, so that nodes of two releases
+never answer differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from cluster import kv, publishing, transactions
+from hooks.trigger import trigger
+from pubsub import groups, membership
+from pubsub.checkpoint import checkpoint
+
+
+class Operation(NamedTuple):
+    """How an operation is run."""
+
+    function: Callable[..., Any]  # (apply, *args) -> a result that msgpack packs, or a Rejection
+    arguments_min: int
+    arguments_max: int
+    nestable: bool = False  # may be an effect of a handler, inside a checkpoint
+    revocable: bool = False  # may be refused after it began to write: runs under a savepoint
+    since: int = 1  # the entry version that introduced it; in older entries it is unknown
+
+
+OPERATIONS: Final[dict[str, Operation]] = {
+    "put": Operation(kv.put, 2, 4, nestable=True),
+    "delete": Operation(kv.delete, 1, 2, nestable=True),
+    "batch": Operation(transactions.batch, 1, 1, nestable=True),
+    "txn": Operation(transactions.txn, 2, 3, nestable=True),
+    "kv.expire": Operation(kv.expire, 1, 2),
+    "publish": Operation(publishing.publish, 3, 5, nestable=True),
+    "publish_batch": Operation(publishing.publish_batch, 1, 1, nestable=True),
+    "group.define": Operation(groups.define, 5, 5, revocable=True),
+    "group.remove": Operation(groups.remove, 1, 1, revocable=True),
+    "group.join": Operation(membership.join, 3, 3, revocable=True),
+    "group.keepalive": Operation(membership.keepalive, 1, 1, revocable=True),
+    "group.leave": Operation(membership.leave, 1, 2, revocable=True),
+    "group.expire": Operation(membership.expire, 1, 1, revocable=True),
+    "group.checkpoint": Operation(checkpoint, 4, 4, revocable=True),
+    "group.seek": Operation(groups.seek, 2, 2, revocable=True),
+    "group.discard": Operation(groups.discard, 2, 2, revocable=True),
+    "hook.trigger": Operation(trigger, 3, 3),
+}

@@ -1,0 +1,350 @@
+"""The state machine as a whole: deterministic, total, atomic per entry, and it survives crashes."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster import kv, operations, state
+from cluster.limits import DIGESTS_MAX
+from cluster.machine import Applied, Machine
+from cluster.operations import NO_OP, REGULAR, UnsupportedEntry
+from cluster.registry import OPERATIONS
+from pubsub import groups
+from pubsub.limits import MEMBERS_MAX
+from pubsub.rejection import Rejection
+from tests.cluster.entries import Driver, dump, put
+
+MEMBERS = [["a", "uid-a", "a:1", "voter"], ["b", "uid-b", "b:1", "learner"]]
+
+
+def script(seed: int, entries: int) -> list[tuple[int, int, bytes]]:
+    """A log with everything in it, made by a machine of its own."""
+    driver, draw = Driver(), random.Random(seed)
+    driver.membership("added_learner", "b", "b:1", MEMBERS)
+    clients = [driver.do("session.open") for _ in range(3)]
+    seqs = dict.fromkeys(clients, 0)
+    driver.do("group.define", "g", ">", 4, "earliest", 1)
+    driver.do("group.join", "g", "m1", 60_000)
+    for _ in range(entries):
+        driver.wall_ms += draw.randrange(-50, 500)
+        driver.elapsed_ms += draw.randrange(-50, 20_000)
+        if draw.random() < 0.05:
+            driver.term += 1
+            driver.no_op(draw.choice("ab"), ["a"], ["b"])
+        driver.entry(*[operation(draw, driver, seqs) for _ in range(draw.randrange(1, 12))])
+    return driver.entries
+
+
+def operation(draw: random.Random, driver: Driver, seqs: dict[int, int]) -> bytes:
+    """One random packed operation, now and then a retry or garbage."""
+    client = draw.choice([0, *seqs])
+    if client:
+        seqs[client] += draw.choice([0, 1, 1, 1, 1, 2])
+    key = f"k/{draw.randrange(30)}"
+    put_item = ["put", key, draw.randbytes(draw.choice([3, 50, 3000])), draw.choice([None, 900])]
+    members = [f"m{number}" for number in range(1, 4)]
+    choices: list[list[Any]] = [
+        put_item,
+        put_item,
+        ["put", key, b"", None, draw.randrange(100)],
+        ["delete", key],
+        ["batch", [put_item, ["delete", f"k/{draw.randrange(30)}"]]],
+        ["txn", [[key, "exists", "=", True]], [put_item, ["get", key]], [["delete", key]]],
+        ["publish", "orders.created", key, b"payload", None, {"h": "v"}],
+        ["kv.expire", driver.wall_ms, 10],
+        ["session.expire", driver.elapsed_ms],
+        ["group.join", "g", draw.choice(members), 60_000],
+        ["group.leave", draw.choice(members)],
+        ["group.expire", driver.elapsed_ms],
+        ["group.seek", "g", "latest"],
+        checkpoint(draw, driver, key),
+        ["unheard of", 1, 2],
+    ]
+    name, *args = draw.choice(choices)
+    packed = operations.pack(client, seqs.get(client, 0), name, args, "actor", ["correlation"])
+    return packed if draw.random() > 0.02 else packed[: draw.randrange(len(packed))]
+
+
+def checkpoint(draw: random.Random, driver: Driver, key: str) -> list[Any]:
+    """A checkpoint of what a member owns, with an effect."""
+    member = draw.choice(["m1", "m2", "m3"])
+    owned = groups.assignments(driver.connection, member)
+    progress = [
+        [item.partition, item.token, item.floor + draw.randrange(3), [], False, 1, []]
+        for item in owned
+    ]
+    effects = [
+        [item.partition, item.floor + 1, [["put", [key, b"effect"]], ["publish", ["t", None, b""]]]]
+        for item in owned[:1]
+    ]
+    return ["group.checkpoint", "g", member, progress, effects]
+
+
+def test_two_machines_agree_though_one_restarts(tmp_path: Path) -> None:
+    """The same entries give the same rows, results and digests; a replay changes nothing."""
+    entries = script(seed=1, entries=120)
+    steady = Driver(tmp_path / "steady.db")
+    restarting = Driver(tmp_path / "restarting.db")
+    for position, entry in enumerate(entries):
+        one = steady.machine.apply(*entry)
+        other = restarting.machine.apply(*entry)
+        assert one == other
+        if position % 17 == 0:
+            state.checkpoint(restarting.connection)
+            restarting.reopen()
+            for old in entries[max(0, position - 5) : position + 1]:
+                again = restarting.machine.apply(*old)
+                assert (again.results, again.count) == ([], 0)
+    assert steady.machine.digest == restarting.machine.digest
+    assert steady.rows() == restarting.rows()
+    assert state.load(steady.connection) == state.load(restarting.connection)
+    assert state.verify(steady.connection) > 0
+    assert any(steady.rows().values())
+
+
+def test_different_entries_give_different_digests() -> None:
+    """The digest covers command, results and events; a node that applied another entry shows."""
+    one, other = Driver(), Driver()
+    assert one.entry(put("a")).digest == other.entry(put("a")).digest
+    assert one.entry(put("b", b"1")).digest != other.entry(put("b", b"2")).digest
+    assert one.entry(put("c")).digest != other.entry(put("c")).digest, "differences stay"
+
+
+def test_rows_that_differ_show_when_they_are_used() -> None:
+    """An answer that another node would not give changes the digest, without any event."""
+    one, other = Driver(), Driver()
+    for driver in (one, other):
+        driver.do("put", "a", b"1")
+    other.connection.execute("UPDATE kv SET value = ?", (b"2",))
+    look = operations.pack(0, 0, "txn", [[], [["get", "a"]], []])
+    assert one.entry(look).digest != other.entry(look).digest
+
+
+def test_an_operation_that_is_refused_late_is_taken_back() -> None:
+    """To join again ends an expired session first; a group that is full then takes that back."""
+    driver = Driver()
+    driver.do("group.define", "full", ">", 1, "earliest", 1)
+    for number in range(MEMBERS_MAX):
+        driver.do("group.join", "full", f"m{number}", 600_000)
+    driver.do("group.define", "g", ">", 1, "earliest", 1)
+    driver.do("group.join", "g", "late", 1_000)
+    driver.elapsed_ms += 1_000
+    before = driver.rows()
+    refused = driver.do("group.join", "full", "late", 1_000)
+    assert isinstance(refused, Rejection)
+    assert driver.rows() == before
+
+
+def test_a_crash_applies_again_exactly_what_is_missing(tmp_path: Path) -> None:
+    """Files copied before, between and in the middle of transactions: each goes on the same way."""
+    entries = script(seed=2, entries=60)
+    driver = Driver(tmp_path / "state.db")
+    copies: list[Path] = []
+    applied: list[Applied] = []
+    for position, entry in enumerate(entries):
+        if position % 5 == 0:
+            copies.append(copy_files(tmp_path, len(copies)))
+        if position % 5 == 1:
+            # As the machine does it, but for the commit; small caches put pages in the file early.
+            driver.connection.pragma("cache_size", 1)
+            driver.connection.execute("BEGIN IMMEDIATE")
+            driver.connection.execute(
+                "INSERT INTO kv VALUES(NULL, 'x', 1, 1, 1, NULL, ?)", (bytes(9000),)
+            )
+            driver.connection.cache_flush()
+            copies.append(copy_files(tmp_path, len(copies)))
+            driver.connection.execute("ROLLBACK")
+        if position % 23 == 0:
+            state.checkpoint(driver.connection)
+        applied.append(driver.machine.apply(*entry))
+    rows = driver.rows()
+    for path in copies:
+        machine = Machine(state.open_state(path))
+        present = machine.applied_index - 1
+        again = [machine.apply(*entry) for entry in entries]
+        assert again[present:] == applied[present:]
+        assert not any(repeated.results or repeated.count for repeated in again[:present])
+        assert machine.digest == driver.machine.digest
+        assert dump(machine.connection) == rows
+        state.verify(machine.connection)
+        machine.connection.close()
+
+
+def copy_files(directory: Path, number: int) -> Path:
+    """What a crash at this moment would leave: the database and its write-ahead file."""
+    target = directory / f"crash-{number}.db"
+    for suffix in ("", "-wal"):
+        source = directory / f"state.db{suffix}"
+        if source.exists():
+            shutil.copy(source, directory / f"{target.name}{suffix}")
+    return target
+
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**64 - 1),
+    st.floats(),
+    st.text(max_size=5),
+    st.sampled_from(["g", "m1", "put", "key", "latest", "a.b", ">", "hooks.x", "", "="]),
+    st.binary(max_size=5),
+)  # fmt: skip
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+NAMES = [*OPERATIONS, "session.open", "session.close", "session.expire", "nothing"]
+garbage = st.one_of(
+    st.binary(max_size=40),
+    st.tuples(
+        st.integers(0, 3), st.integers(0, 5), st.sampled_from(NAMES), st.lists(values, max_size=6)
+    ).map(lambda items: operations.pack(*items)),
+    st.tuples(values, values, values, values, values, values).map(
+        lambda items: operations.pack(*items)
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(garbage, min_size=1, max_size=8))
+def test_apply_is_total(payloads: list[bytes]) -> None:
+    """Garbage never raises; what is refused changes nothing but the digest and the memory of it."""
+    driver = prepared()
+    for payload in payloads:
+        before, digest = kept(driver), driver.machine.digest
+        applied = driver.entry(payload)
+        assert len(applied.results) == 1
+        if isinstance(applied.results[0], Rejection):
+            assert kept(driver) == before
+            assert applied.count == 0
+        assert driver.machine.digest != digest
+    driver.connection.close()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=40), st.integers(0, 2))
+def test_no_command_breaks_the_machine(body: bytes, kind: int) -> None:
+    """An entry that is not one of ours is refused; a newer release's stops the node."""
+    driver = prepared()
+    before = kept(driver)
+    try:
+        applied = driver.apply(bytes((kind,)) + body)
+    except UnsupportedEntry:
+        pass
+    else:
+        assert [type(result) for result in applied.results] in ([], [Rejection])
+    assert kept(driver) == before
+    driver.connection.close()
+
+
+def prepared() -> Driver:
+    """A state in which names and numbers of the garbage can mean something."""
+    driver = Driver()
+    driver.do("session.open")
+    driver.do("session.open")
+    driver.do("put", "key", b"value")
+    driver.do("publish", "a.b", "key", b"")
+    driver.do("group.define", "g", ">", 2, "earliest", 1)
+    driver.do("group.join", "g", "m1", 1_000)
+    return driver
+
+
+def kept(driver: Driver) -> dict[str, list[Any]]:
+    """All rows but the memory of what was answered."""
+    rows = driver.rows()
+    del rows["session_results"]
+    return rows
+
+
+def test_one_bad_operation_does_not_hide_its_neighbours() -> None:
+    """Every operation of an entry has its own result at its own place."""
+    driver = Driver()
+    cut = put("b")[:-3]
+    applied = driver.entry(put("a"), cut, b"", put("c"), b"\xff" * 9, put("d"))
+    assert [result if type(result) is int else result.code for result in applied.results] == [
+        1, "malformed", "malformed", 2, "malformed", 3,
+    ]  # fmt: skip
+    assert [event.key for event in driver.events()] == ["a", "c", "d"]
+
+
+def test_an_applied_entry_is_ignored_and_a_gap_is_our_bug() -> None:
+    """Raft may hand over an entry again after a restart, but never skip one."""
+    driver = Driver()
+    driver.do("put", "a", b"")
+    before = driver.rows()
+    for entry in [(1, 0, bytes((NO_OP,))), *driver.entries]:
+        assert driver.machine.apply(*entry).results == []
+    assert driver.rows() == before
+    with pytest.raises(AssertionError):
+        driver.machine.apply(4, 1, driver.entries[0][2])
+
+
+def test_what_is_not_ours_leaves_the_state_alone() -> None:
+    """An exception inside apply takes the whole entry back and ends this machine."""
+    driver = Driver()
+    driver.do("put", "a", b"")
+    driver.connection.execute("CREATE TEMP TRIGGER bug BEFORE INSERT ON kv WHEN NEW.key = 'bug'"
+                              " BEGIN SELECT RAISE(ABORT, 'bug'); END")  # fmt: skip
+    before, digest = driver.rows(), driver.machine.digest
+    with pytest.raises(apsw.ConstraintError, match="bug"):
+        driver.entry(put("b"), put("bug"))
+    assert driver.rows() == before
+    assert (driver.machine.applied_index, driver.machine.digest) == (2, digest)
+    with pytest.raises(AssertionError):
+        driver.do("put", "c", b"")
+
+
+def test_an_entry_of_a_newer_release_stops_the_machine() -> None:
+    """Neither its kind nor its version is guessed at."""
+    driver = Driver()
+    with pytest.raises(UnsupportedEntry):
+        driver.apply(b"\x03")
+    driver = Driver()
+    with pytest.raises(UnsupportedEntry):
+        driver.apply(bytes((REGULAR,)) + b"\x94\x02\x00\x00\x90")
+
+
+def test_the_clocks_never_run_backwards() -> None:
+    """Whatever the stamps of successive leaders were."""
+    driver = Driver()
+    driver.entry(put("a"))
+    wall_ms, elapsed_ms = driver.wall_ms, driver.elapsed_ms
+    driver.wall_ms -= 900
+    driver.elapsed_ms -= 900
+    assert driver.entry(put("b", b"", 1_000)).wall_ms == wall_ms
+    row = kv.get(driver.connection, "b")
+    assert row is not None
+    assert row.expires_ms == wall_ms + 1_000
+    assert (driver.machine.wall_ms, driver.machine.elapsed_ms) == (wall_ms, elapsed_ms)
+
+
+def test_digests_of_the_newest_entries_are_remembered() -> None:
+    """A bounded number, by index, for comparison with other nodes."""
+    driver = Driver()
+    digests = {driver.machine.applied_index: driver.machine.digest}
+    for _ in range(DIGESTS_MAX + 10):
+        applied = driver.apply(bytes((NO_OP,)))
+        digests[applied.index] = applied.digest
+    newest = sorted(digests)[-DIGESTS_MAX:]
+    assert driver.machine.digests == {index: digests[index] for index in newest}
+
+
+def test_operations_are_counted_by_name_and_outcome() -> None:
+    """For the metrics; names that nobody knows are not, for they have no end."""
+    driver = Driver()
+    driver.do("put", "a", b"")
+    driver.do("put", "a", b"", None, 9)
+    driver.do("nonsense")
+    assert driver.machine.operations["put"] == [1, 1]
+    assert "nonsense" not in driver.machine.operations
