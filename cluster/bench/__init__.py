@@ -1,0 +1,1 @@
+"""Measuring a running cluster through the ordinary client: `cluster bench`."""

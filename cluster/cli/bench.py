@@ -1,0 +1,122 @@
+"""`cluster bench`: how fast is this cluster, through the ordinary client."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict, replace
+from typing import Annotated, Any
+
+import typer
+
+from cluster.bench.run import Result, run
+from cluster.bench.workload import SUITE, WORKLOADS, Plan
+from cluster.cli.members import probe_all
+from cluster.cli.output import Output
+from cluster.cli.session import Cli, online
+from cluster.client import Client
+from cluster.errors import NoLeader
+
+COLUMNS = ("workload", "per second", "p50 ms", "p90 ms", "p99 ms", "max ms", "errors", "client CPU")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    online(app, "bench")(_bench)
+
+
+async def _bench(
+    cli: Cli,
+    workload: Annotated[
+        str | None,
+        typer.Option("--workload", "-w", help=f"{', '.join(WORKLOADS)}; default: a tour of all."),
+    ] = None,
+    connections: Annotated[int, typer.Option("--connections", min=1, max=256)] = 1,
+    depth: Annotated[
+        int, typer.Option("--depth", min=1, max=256, help="In flight on each connection.")
+    ] = 1,
+    batch: Annotated[
+        int, typer.Option("--batch", min=1, max=1000, help="Operations in one request.")
+    ] = 1,
+    rate: Annotated[
+        float | None,
+        typer.Option("--rate", min=0.1, help="Open loop: requests a second, however slow."),
+    ] = None,
+    value_bytes: Annotated[int, typer.Option("--value-bytes", min=8, max=1 << 20)] = 100,
+    keys: Annotated[int, typer.Option("--keys", min=1, max=1_000_000)] = 10_000,
+    local: Annotated[bool, typer.Option("--local", help="get: the node's own state.")] = False,
+    to: Annotated[
+        str, typer.Option("--to", help="Which nodes serve: leader, followers or spread.")
+    ] = "leader",
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1)] = 5.0,
+    warm_up: Annotated[float, typer.Option("--warm-up", min=0.0)] = 1.0,
+) -> None:
+    """Measure throughput and latency. It writes keys under bench/ and events of bench.events."""
+    if workload is not None and workload not in WORKLOADS:
+        raise typer.BadParameter(f"--workload is one of {', '.join(WORKLOADS)}")
+    if to not in ("leader", "followers", "spread"):
+        raise typer.BadParameter("--to is leader, followers or spread")
+    common: dict[str, Any] = {
+        "value_bytes": value_bytes, "keys": keys, "seconds": seconds, "warm_up_s": warm_up,
+    }  # fmt: skip
+    plans = [replace(plan, **common) for plan in SUITE]
+    if workload is not None:
+        plan = Plan(
+            workload=workload,
+            connections=connections,
+            depth=depth,
+            batch=batch,
+            rate=rate or (200.0 if workload == "watch" else None),
+            local=local,
+            **common,
+        )
+        plans = [plan]
+    open_numbered = await _opener(cli, to)
+    results: list[Result] = []
+    for plan in plans:
+        cli.out.note(f"{plan.name} ...")
+        results.append(await run(plan, open_numbered))
+    _show(cli.out, results)
+
+
+async def _opener(cli: Cli, to: str) -> Callable[[int], AbstractAsyncContextManager[Client]]:
+    """How connection number n is opened: each starts at a node of the kind that was asked for."""
+    nodes = list(zip(cli.endpoints, await probe_all(cli), strict=True))
+    leading = [endpoint for endpoint, node in nodes if node.get("leader") == node.get("node")]
+    others = [endpoint for endpoint, node in nodes if endpoint not in leading and "node" in node]
+    wanted = {"leader": leading, "followers": others, "spread": leading + others}[to]
+    if not wanted:
+        raise NoLeader if to == "leader" else typer.BadParameter(f"no node for --to {to}")
+
+    def open_numbered(number: int) -> AbstractAsyncContextManager[Client]:
+        first = number % len(wanted)
+        return cli.client(wanted[first:] + wanted[:first])
+
+    return open_numbered
+
+
+def _show(out: Output, results: list[Result]) -> None:
+    def row(result: Result) -> tuple[object, ...]:
+        latency = result.latency_ms
+        return (
+            result.plan.name,
+            round(result.operations_per_s),
+            *(latency.get(name) for name in ("p50", "p90", "p99", "max")),
+            sum(result.errors.values()),
+            f"{result.client_cpu_percent:.0f}%",
+        )
+
+    documents = [
+        {
+            **asdict(result),
+            "name": result.plan.name,
+            "operations_per_s": round(result.operations_per_s, 1),
+        }
+        for result in results
+    ]
+    out.show({"results": documents}, lambda: out.table(COLUMNS, map(row, results)))
+    for result in results:
+        if result.errors:
+            out.note(f"{result.plan.name}: errors {result.errors}", style="yellow")
+        if result.client_cpu_percent > 90:
+            out.note(
+                f"{result.plan.name}: the client's own processor was the limit", style="yellow"
+            )

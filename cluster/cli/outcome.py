@@ -1,0 +1,107 @@
+"""What an error means to whoever called: the exit code, and what to do next.
+
+0 done; 1 it did not happen and will not; 2 what was asked makes no sense (arguments or
+configuration); 3 it may have happened; 4 the cluster cannot serve now, and nothing happened.
+"""
+
+from enum import IntEnum
+
+from cluster.cli.output import Output
+from cluster.config import ConfigError
+from cluster.errors import (
+    LimitExceeded,
+    NoLeader,
+    NotLeader,
+    OutcomeUnknown,
+    Overloaded,
+    Rejected,
+    Stopping,
+    TremulaError,
+    Unauthorized,
+    UnknownRequest,
+    Unreachable,
+)
+from cluster.security.certs import CertificateError
+
+
+class Exit(IntEnum):
+    """Exit codes of every command."""
+
+    OK = 0
+    DEFINITE_ERROR = 1
+    USAGE = 2
+    UNKNOWN_OUTCOME = 3
+    UNAVAILABLE = 4
+
+
+class Failure(Exception):
+    """A command cannot go on: what is wrong, what to do next, and the exit code."""
+
+    def __init__(self, message: str, *, hint: str = "", code: Exit = Exit.DEFINITE_ERROR) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.code = code
+
+
+_UNAVAILABLE = (NoLeader, NotLeader, Overloaded, Stopping, Unreachable)
+
+
+def failure_of(error: BaseException) -> Failure | None:
+    """The failure that a known error means; None for a bug of ours, which shows its traceback."""
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, ConfigError):
+        return Failure(str(error), code=Exit.USAGE)
+    if isinstance(error, CertificateError):
+        return Failure(str(error), code=Exit.USAGE)
+    if isinstance(error, TremulaError):
+        code = Exit.DEFINITE_ERROR
+        if isinstance(error, OutcomeUnknown):
+            code = Exit.UNKNOWN_OUTCOME
+        elif isinstance(error, _UNAVAILABLE):
+            code = Exit.UNAVAILABLE
+        return Failure(error.message(), hint=_hint(error), code=code)
+    return None
+
+
+def report(failure: Failure, out: Output, error: BaseException | None = None) -> None:
+    """Print a failure to standard error, as a sentence or as JSON."""
+    if out.as_json:
+        facts = {"error": failure.message, "exit": int(failure.code), "outcome": "did not happen"}
+        if failure.code is Exit.UNKNOWN_OUTCOME:
+            facts["outcome"] = "unknown"
+        if isinstance(error, TremulaError):
+            facts["code"] = error.code
+        if failure.hint:
+            facts["hint"] = failure.hint
+        out.json_note(facts)
+        return
+    out.note(f"error: {failure.message}", style="red")
+    if failure.hint:
+        out.note(f"  {failure.hint}", style="")
+
+
+def _hint(error: TremulaError) -> str:
+    if isinstance(error, Unreachable):
+        return "Is a node running there? `cluster dev` starts a cluster on this machine."
+    if isinstance(error, NoLeader):
+        return "A majority of the voters must run: `cluster status` shows who answers."
+    if isinstance(error, Unauthorized):
+        return "Present a certificate: --ca, --certificate and --key-file (`cluster certs issue`)."
+    if isinstance(error, OutcomeUnknown):
+        return "It may have happened: read before you repeat it."
+    if isinstance(error, LimitExceeded):
+        return "docs/limits.md says which limits can be raised."
+    if isinstance(error, UnknownRequest):
+        return "The node may be older than this command: `cluster status` shows versions."
+    if isinstance(error, Rejected):
+        return _REJECTED.get(error.code, "")
+    return ""
+
+
+_REJECTED = {
+    "revision_mismatch": "Somebody else wrote the key in between: read it and decide again.",
+    "reserved_topic": 'Topics under "hooks." belong to the cluster; choose another one.',
+    "session_expired": "The session was idle too long; run the command again.",
+}

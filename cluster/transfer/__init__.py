@@ -1,0 +1,1 @@
+"""Bringing keys into a cluster from files, and out of it again."""
