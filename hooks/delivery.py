@@ -1,0 +1,65 @@
+"""What a handler is handed: an event under the topic that handlers know it by.
+
+They differ only for a triggered event. To trigger a handler is itself something that happened, so
+it is an event of its own (`TRIGGER_TOPIC`) that carries the topic it imitates: the log never says
+that a key was written when it was not. Handlers get it under the imitated topic, marked.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from hooks import publisher
+from pubsub.events import Event
+
+TRIGGER_TOPIC: Final = "hooks.hook.triggered"
+TRIGGER_HEADER: Final = "triggered-topic"
+JSON_TYPE: Final = "application/json"
+
+
+class Delivery(NamedTuple):
+    """An event on its way to a handler."""
+
+    event: Event
+    topic: str  # what patterns are matched against
+    triggered: bool
+
+    @property
+    def order_key(self) -> str:
+        """Deliveries of one order key reach a handler one after the other."""
+        return self.event.topic if self.event.key is None else self.event.key
+
+    def payload(self) -> dict[str, Any]:
+        """The payload for handlers: of a triggered event, what the person gave."""
+        if self.triggered:
+            loaded = json.loads(self.event.data[0])
+            return loaded if isinstance(loaded, dict) else {"payload": loaded}
+        return publisher.payload(self.event)
+
+    def cloud_event(self, cluster_id: str) -> dict[str, Any]:
+        """The CloudEvent that shell handlers read."""
+        document = publisher.cloud_event(self.event, cluster_id)
+        if self.triggered:
+            document |= {"type": self.topic, "data": self.payload(), "triggered": True}
+            document["datacontenttype"] = JSON_TYPE
+            document.pop("data_base64", None)
+        return document
+
+    def to_wire(self) -> list[object]:
+        return [tuple(self.event), self.topic, self.triggered]
+
+    @classmethod
+    def from_wire(cls, wire: Sequence[Any]) -> "Delivery":
+        return cls(Event(*wire[0]), wire[1], wire[2])
+
+
+def deliver(event: Event) -> Delivery:
+    """The delivery that stands for `event`."""
+    if event.topic != TRIGGER_TOPIC:
+        return Delivery(event, event.topic, False)
+    return Delivery(event, event.data[2][TRIGGER_HEADER], True)
+
+
+def event_id(cluster_id: str, revision: int) -> str:
+    """The id of an event outside the cluster: the same on every node, for ever."""
+    return f"{cluster_id}-{revision}"

@@ -1,0 +1,190 @@
+"""A cluster as the hook service sees it, without Raft: one replicated state, a port per node.
+
+The groups, the log and the trigger are the real ones. Operations apply in the order in which they
+arrive, after a delay; a port can be cut off, and then its operations wait (or give up). Time is
+trio's, so that tests run on the mock clock.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import apsw
+import trio
+
+from hooks.ports import Unavailable
+from hooks.trigger import trigger
+from pubsub import events, groups, log
+from pubsub.apply import Apply
+from pubsub.events import Event
+from pubsub.log import Compacted
+from pubsub.rejection import Rejection
+from tests.hooks.workbench import CLUSTER_ID, ListLog
+
+APPLY_SECONDS = 0.002
+EXPIRE_SECONDS = 0.25
+
+
+class FakeCluster:
+    """The replicated state and everything that changes it."""
+
+    def __init__(self) -> None:
+        self.connection = apsw.Connection(":memory:")
+        for schema in (log.SCHEMA, groups.SCHEMA, "CREATE TABLE kv(key TEXT PRIMARY KEY, value)"):
+            self.connection.execute(schema).fetchall()
+        self.watchers: list[Callable[[], None]] = []
+        self.submitted: list[tuple[str, str]] = []  # node and operation
+        self.trimmed_to = 0
+        self._apply = Apply(self.connection, self._run)
+        self._log_index = 0
+        self._operations: dict[str, Callable[..., Any]] = {
+            "group.define": groups.define,
+            "group.join": groups.join,
+            "group.keepalive": groups.keepalive,
+            "group.leave": groups.leave,
+            "group.expire": groups.expire,
+            "group.checkpoint": groups.checkpoint,
+            "group.seek": groups.seek,
+            "hook.trigger": trigger,
+            "put": _put,
+            "publish": _publish,
+        }
+
+    @property
+    def revision(self) -> int:
+        return self._apply.revision
+
+    def do(self, name: str, *arguments: Any) -> Any:
+        """Apply one operation as one entry."""
+        self._log_index += 1
+        now_ms = int(trio.current_time() * 1000)
+        apply = self._apply
+        first = apply.revision + 1
+        apply.begin(self._log_index, now_ms, now_ms, apply.revision)
+        with self.connection:
+            result = self._operations[name](apply, *arguments)
+            if apply.packed_events:
+                log.append(self.connection, first, self._log_index, now_ms, apply.packed_events)
+        for watcher in list(self.watchers):
+            watcher()
+        return result
+
+    def put(self, key: str, value: bytes = b"v") -> int:
+        return int(self.do("put", key, value))
+
+    def value(self, key: str) -> bytes | None:
+        row = self.connection.execute("SELECT value FROM kv WHERE key = ?", (key,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def described(self, handler: str) -> dict[str, Any]:
+        """The group of a handler; with the lowest floor, which is how far it has got."""
+        described = groups.describe(self.connection, f"hook.{handler}")
+        if described is None:
+            return {"floor": -1}
+        return {**described, "floor": min(p["floor"] for p in described["partitions"])}
+
+    def letters(self, handler: str) -> list[dict[str, Any]]:
+        return groups.dead_letters(self.connection, f"hook.{handler}")
+
+    def read(self, from_revision: int, events_max: int, bytes_max: int) -> list[Event] | Compacted:
+        if from_revision <= self.trimmed_to:
+            return Compacted(self.trimmed_to + 1)
+        return log.read(self.connection, from_revision, events_max, bytes_max)
+
+    async def expire_members(self) -> None:
+        """What the leader does."""
+        while True:
+            await trio.sleep(EXPIRE_SECONDS)
+            deadline = groups.next_deadline(self.connection)
+            if deadline is not None and deadline <= trio.current_time() * 1000:
+                self.do("group.expire", int(trio.current_time() * 1000))
+
+    def _run(self, name: str, arguments: Any) -> Any:
+        if name not in ("put", "publish"):
+            return Rejection("unknown_operation", f"{name} cannot be an effect")
+        return self._operations[name](self._apply, *arguments)
+
+
+class FakePort:
+    """One node's view of the cluster."""
+
+    def __init__(self, cluster: FakeCluster, node: str, seed: int = 0) -> None:
+        self.cluster = cluster
+        self.node = node
+        self.cluster_id = CLUSTER_ID
+        self.log = ListLog()
+        self.connected = trio.Event()
+        self.connected.set()
+        self.unavailable = 0  # so many operations are applied, but their answers are lost
+        self.answer_seconds = 0.0  # how late an answer is after the operation was applied
+        self.events_read = 0
+        self._stale: tuple[apsw.Connection, int] | None = None  # what it knew when it was cut off
+        self._random = random.Random(seed)
+
+    @property
+    def connection(self) -> apsw.Connection:
+        return self._stale[0] if self._stale else self.cluster.connection
+
+    @property
+    def revision(self) -> int:
+        return self._stale[1] if self._stale else self.cluster.revision
+
+    async def submit(self, name: str, arguments: Sequence[object]) -> Any:
+        await self.connected.wait()
+        await trio.sleep(APPLY_SECONDS)
+        await self.connected.wait()
+        self.cluster.submitted.append((self.node, name))
+        result = self.cluster.do(name, *arguments)
+        if self.answer_seconds:
+            await trio.sleep(self.answer_seconds)
+        if self.unavailable:
+            self.unavailable -= 1
+            raise Unavailable
+        return result
+
+    def read_events(
+        self, from_revision: int, events_max: int, bytes_max: int
+    ) -> list[Event] | Compacted:
+        found = self.cluster.read(from_revision, events_max, bytes_max)
+        if isinstance(found, Compacted):
+            return found
+        found = [event for event in found if event.revision <= self.revision]
+        self.events_read += len(found)
+        return found
+
+    def watch_applied(self, callback: Callable[[], None]) -> Callable[[], None]:
+        self.cluster.watchers.append(callback)
+        return lambda: self.cluster.watchers.remove(callback)
+
+    def monotonic_ms(self) -> int:
+        return int(trio.current_time() * 1000)
+
+    def random(self) -> float:
+        return self._random.random()
+
+    def disconnect(self) -> None:
+        """From now on nothing arrives from the cluster, and nothing gets there."""
+        self.connected = trio.Event()
+        copy = apsw.Connection(":memory:")
+        with copy.backup("main", self.cluster.connection, "main") as backup:
+            backup.step()
+        self._stale = copy, self.cluster.revision
+
+    def reconnect(self) -> None:
+        self._stale = None
+        self.connected.set()
+
+
+def _put(
+    apply: Apply, key: str, value: bytes, ttl_ms: None = None, expected_revision: int | None = None
+) -> int | Rejection:
+    if expected_revision is not None:
+        return Rejection("revision_mismatch", f'key "{key}" has another revision')
+    data = [value, 1, 1, 0, None]
+    revision = apply.emit(events.KV_WRITE_COMMITTED, key, data, apply.meta)
+    apply.connection.execute("INSERT OR REPLACE INTO kv VALUES(?, ?)", (key, value))
+    return revision
+
+
+def _publish(apply: Apply, topic: str, key: str | None, payload: bytes, *more: object) -> int:
+    return apply.emit(topic, key, [payload, *more], apply.meta)

@@ -1,0 +1,146 @@
+"""A configuration running as a whole: real processes, real time, a fake cluster."""
+
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from hooks.config import parse_hooks
+from hooks.host import HostNotStarted
+from hooks.limits import HookLimits
+from hooks.registry import HookContext, Registry, hook
+from hooks.runtime import HookRuntime, HooksRefused
+from pubsub import groups
+from tests.hooks.fake_cluster import FakeCluster, FakePort
+from tests.hooks.waiting import is_alive, until
+
+SAMPLES = "tests.hooks.sample_handlers"
+LIMITS = HookLimits(
+    host_grace_ms=100, checkpoint_ms=20, floor_checkpoint_ms=50, assignments_poll_ms=10
+)
+
+
+def runtime(cluster: FakeCluster, table: dict[str, Any], **options: Any) -> HookRuntime:
+    config, problems = parse_hooks(table)
+    assert config is not None, problems
+    options = {"boot_id": "1", "environment": os.environ, "limits": LIMITS, **options}
+    return HookRuntime(FakePort(cluster, "a"), config, **options)
+
+
+@asynccontextmanager
+async def running(hooks: HookRuntime) -> AsyncIterator[HookRuntime]:
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(hooks.run)
+            yield hooks
+            await hooks.stop()
+
+
+def floor(cluster: FakeCluster, handler: str) -> int:
+    return int(cluster.described(handler)["floor"])
+
+
+async def test_both_kinds_of_handlers_see_real_events(tmp_path: Path) -> None:
+    """A function and a command get every event; a stop writes everything down and ends the host."""
+    cluster = FakeCluster()
+    script = f'cat >> {tmp_path}/events; echo "$TREMULA_HOOK_KEY" >> {tmp_path}/keys'
+    orders = {"pattern": "orders.*", "start": "earliest"}
+    python = {"name": "python", "type": "in_process", "handler_id": "returns_effects", **orders}
+    one_at_a_time = {"shell": True, "partitions": 1, "concurrency": 1}
+    command = {"name": "command", "type": "shell", "command": script, **one_at_a_time, **orders}
+    others = [
+        {"name": name, "pattern": "orders.none", "type": "in_process", "handler_id": name}
+        for name in _unplaced()
+    ]
+    table = {"modules": [SAMPLES], "handlers": [python, command, *others]}
+    for number in range(10):
+        cluster.do("publish", "orders.created", f"k{number}", b"", None, None)
+    async with running(runtime(cluster, table)) as hooks:
+        await until(lambda: floor(cluster, "python") >= 10 and floor(cluster, "command") >= 10)
+        assert hooks.host is not None
+        pid = hooks.host.pid
+        assert pid is not None
+        assert hooks.service is not None
+        stopped = {each.definition.name: each.metrics.completed for each in hooks.service.works}
+        assert (stopped["python"], stopped["command"]) == (10, 10)
+    assert not is_alive(pid)
+    assert [cluster.value(f"seen/k{number}") for number in range(10)] == [b"1"] * 10
+    keys = (tmp_path / "keys").read_text().split()
+    assert sorted(keys) == sorted(f"k{number}" for number in range(10))
+    events = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
+    assert sorted(int(event["sequence"]) for event in events) == list(range(1, 11))
+    assert groups.describe(cluster.connection, "hook.python")["members"] == []  # type: ignore[index]
+
+
+def _unplaced() -> list[str]:
+    """The samples that have no pattern: every one needs a table."""
+    from tests.hooks import sample_handlers
+
+    found = Registry().collect([sample_handlers]).found
+    return [function.handler_id for function in found if function.pattern is None]
+
+
+async def test_handlers_that_do_not_fit_their_modules_refuse_the_start() -> None:
+    """A handler without a function is an error at the start, not silence."""
+    table = {
+        "modules": ["tests.hooks.lonely_handler"],
+        "handlers": [
+            {"name": "h", "pattern": ">", "type": "in_process", "handler_id": "lonley"},
+        ],
+    }
+    with pytest.raises(HooksRefused) as refused:
+        await runtime(FakeCluster(), table).run()
+    assert refused.value.problems[0].suggestion == "lonely"
+    with pytest.raises(HostNotStarted):
+        await runtime(FakeCluster(), {"modules": ["no_such_module"]}).run()
+
+
+async def test_decorated_functions_run_inline_when_a_registry_is_given() -> None:
+    """An embedding program needs no process and no table."""
+    seen: list[int] = []
+
+    @hook("orders.*", start="earliest")
+    def note(context: HookContext) -> None:
+        seen.append(context.revision)
+
+    registry = Registry()
+    registry.add(note)
+    cluster = FakeCluster()
+    cluster.do("publish", "orders.created", "k", b"", None, None)
+    async with running(runtime(cluster, {}, registry=registry)) as hooks:
+        assert hooks.host is None
+        await until(lambda: seen == [1])
+
+
+async def test_a_command_that_is_not_there_is_warned_about_at_the_start() -> None:
+    """The handler is accepted, since the command may come later, but not in silence."""
+    table = {
+        "handlers": [
+            {"name": "h", "pattern": ">", "type": "shell", "command": "/no/such/command"},
+            {"name": "g", "pattern": ">", "type": "shell", "command": "true", "working_dir": "/no"},
+            {"name": "f", "pattern": ">", "type": "shell", "command": "true"},
+        ]
+    }
+    hooks = runtime(FakeCluster(), table)
+    async with running(hooks):
+        pass
+    log: Any = hooks.port.log
+    warned = [fields["handler"] for level, _, fields in log.lines if level == "warning"]
+    assert warned == ["h", "g"]
+
+
+async def test_disabled_hooks_do_nothing() -> None:
+    """With enabled = false no group is defined and no process started."""
+    cluster = FakeCluster()
+    table = {
+        "enabled": False,
+        "handlers": [{"name": "h", "pattern": ">", "type": "shell", "command": "true"}],
+    }
+    async with running(runtime(cluster, table)) as hooks:
+        assert hooks.host is None
+    assert groups.names(cluster.connection) == []
