@@ -71,6 +71,25 @@ def get(connection: apsw.Connection, key: str) -> Row | None:
     return None if row is None else Row(*row)
 
 
+def get_remembered(apply: Entry, key: str) -> Row | None:
+    """As `get`, from the rows in memory if it is one of them. HOT."""
+    stored = apply.rows.get(key)
+    if stored is None:
+        try:
+            stored = apply.execute(
+                "SELECT id, create_revision, mod_revision, version, expires_ms, value FROM kv"
+                " WHERE key = ?",
+                (key,),
+            ).get
+        except apsw.Error as error:
+            raise storage_error(apply.connection.filename, error) from error
+        if stored is None:
+            return None
+        apply.remember(key, stored)
+    _, create_revision, mod_revision, version, expires_ms, value = stored
+    return Row(key, value, create_revision, mod_revision, version, expires_ms)
+
+
 def range_(
     connection: apsw.Connection,
     start: str,
@@ -153,30 +172,33 @@ def store(
     apply: Entry, key: str, value: bytes, ttl_ms: int | None = None, expected: int | None = None
 ) -> int | Rejection:
     """A put whose arguments were found in order. HOT."""
-    execute = apply.execute
-    row = execute(
-        "SELECT id, create_revision, mod_revision, version FROM kv WHERE key = ?", (key,)
-    ).get
+    row = apply.rows.get(key)
+    if row is None:
+        row = apply.execute(
+            "SELECT id, create_revision, mod_revision, version FROM kv WHERE key = ?", (key,)
+        ).get
     expires_ms = None if ttl_ms is None else apply.wall_ms + ttl_ms
+    revision = apply.revision + 1
     if row is None:
         if expected:
             return _mismatch(key, expected, 0)
-        revision = apply.revision + 1
-        execute(
+        create_revision, version, previous_revision = revision, 1, 0
+        apply.execute(
             "INSERT INTO kv VALUES(NULL, ?, ?, ?, 1, ?, ?)",
             (key, revision, revision, expires_ms, value),
         )
-        data = (value, revision, 1, 0, expires_ms)
+        identity = apply.connection.last_insert_rowid()
     else:
-        identity, create_revision, previous_revision, version = row
+        identity, create_revision, previous_revision, version = row[:4]
         if expected is not None and expected != previous_revision:
             return _mismatch(key, expected, previous_revision)
         version += 1
-        execute(
+        apply.execute(
             "UPDATE kv SET mod_revision = ?, version = ?, expires_ms = ?, value = ? WHERE id = ?",
-            (apply.revision + 1, version, expires_ms, value, identity),
+            (revision, version, expires_ms, value, identity),
         )
-        data = (value, create_revision, version, previous_revision, expires_ms)
+    apply.remember(key, (identity, create_revision, revision, version, expires_ms, value))
+    data = (value, create_revision, version, previous_revision, expires_ms)
     return apply.emit(KV_WRITE_COMMITTED, key, data, apply.meta)
 
 
@@ -198,6 +220,7 @@ def remove(apply: Entry, key: str, expected: int | None = None) -> int | Rejecti
     if row is None:
         return 0
     execute("DELETE FROM kv WHERE id = ?", (row[0],))
+    apply.rows.pop(key, None)
     return apply.emit(KV_DELETE_COMMITTED, key, row[1:], apply.meta)
 
 
@@ -216,6 +239,7 @@ def expire(apply: Entry, up_to_wall_ms: Any, limit: Any = EXPIRED_KEYS_MAX) -> i
     ).fetchall()
     for identity, key, previous_revision, version, expires_ms in rows:
         execute("DELETE FROM kv WHERE id = ?", (identity,))
+        apply.rows.pop(key, None)
         apply.emit(KV_TTL_EXPIRED, key, (previous_revision, version, expires_ms), apply.meta)
     return len(rows)
 

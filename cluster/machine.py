@@ -20,7 +20,7 @@ from typing import Any, Final
 import apsw
 import msgpack
 
-from cluster import state
+from cluster import kv, state
 from cluster.corruption import storage_error
 from cluster.entry import Entry
 from cluster.limits import DIGESTS_MAX
@@ -90,6 +90,10 @@ class Machine:
         self._registry = {**OPERATIONS, **self._own_operations()}
         # name -> [done, rejected] since start; metrics, not state
         self.operations = {name: [0, 0] for name in self._registry}
+
+    def get(self, key: str) -> kv.Row | None:
+        """What the applied state holds under `key`. Only between entries. HOT."""
+        return kv.get_remembered(self._apply, key)
 
     @property
     def sessions_count(self) -> int:

@@ -97,7 +97,7 @@ class _Budget:
 
 
 def _get(apply: Entry, budget: _Budget, args: list[Any]) -> list[Any] | Rejection | None:
-    row = kv.get(apply.connection, args[0])
+    row = kv.get_remembered(apply, args[0])
     if row is None:
         return None
     return budget.take(row) or list(row)
@@ -235,7 +235,7 @@ def _holds(apply: Entry, compare: list[Any]) -> bool:
     """Whether a compare is true. A missing key has revisions and version 0, and no value at all:
     whatever its value is compared with, the answer is no."""
     key, field, operator, operand = compare
-    row = kv.get(apply.connection, key)
+    row = kv.get_remembered(apply, key)
     if field == "exists":
         found: Any = row is not None
     elif field == "value":

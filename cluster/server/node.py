@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import apsw
 
 from cluster.errors import TremulaError
+from cluster.kv import Row
 from pubsub.events import Event
 from pubsub.log import Compacted
 
@@ -24,6 +25,9 @@ class AppliedState(Protocol):
     @property
     def connection(self) -> apsw.Connection:
         """The state database, with every applied entry and nothing else."""
+
+    def get(self, key: str) -> Row | None:
+        """What a key holds, or None."""
 
     @property
     def revision(self) -> int:

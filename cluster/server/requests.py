@@ -186,7 +186,7 @@ _ONE_WAY: dict[str, Callable[[Connection, list[Any]], None]] = {
 
 
 def _read_row(key: str, node: ServedNode) -> object:
-    return kv.get(node.machine.connection, key)
+    return node.machine.get(key)
 
 
 def _read_page(

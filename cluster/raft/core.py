@@ -1,0 +1,602 @@
+"""One node's Raft: consensus plus what a term is for. Sans-IO and synchronous.
+
+Proposals become entries (group commit), entries reach followers (one message per follower and
+tick), reads are confirmed (ReadIndex), members and leadership change. One tick, in this order:
+`receive` what arrived, `tick`, send `take_early`, persist the log, `persisted`, send
+`take_messages`, apply `take_committed`, report each with `applied`, `serve_reads`.
+
+May not: read a clock, touch a socket or a disk, know PySyncObj.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from cluster.errors import LeaderChanged, NoLeader, NotLeader, Rejected
+from cluster.operations import seal
+from cluster.raft.consensus import MEMBERSHIP, REGULAR, STALL_MAX_S, Consensus
+from cluster.raft.log import Entry
+from cluster.raft.membership import Change, Membership
+from cluster.raft.proposals import Done, Forwarded, Proposal, Proposals, overloaded
+from cluster.raft.reads import ReadRounds
+from cluster.raft.replication import BATCH_BYTES, BATCH_ENTRIES, Progress
+from cluster.raft.stock import Message
+
+ReadDone = Callable[[object], None]
+"""Called once: with None when the local state is fresh enough, or with a TremulaError."""
+
+CATCH_UP_ENTRIES_MAX = 256
+"""A learner is promoted only when it lacks no more entries than these (thesis §4.2.1)."""
+UNAPPLIED_ENTRIES_MAX = 512
+"""With so many entries on their way the leader appends no more; proposals wait and gather."""
+TICK_BYTES_MAX = 4 << 20
+"""After so many bytes the leader appends no more in this tick: one fsync has to take them."""
+COMMIT_NOTICE_S = 0.001
+"""How long a follower may wait to hear of a commit that nobody there waits for: the next entries
+usually bring it, and a message of its own costs both sides a wake-up."""
+STALL_REMEMBERED_S = 10.0
+"""How long peers are patient after a slow fsync."""
+
+
+class Bounds(NamedTuple):
+    """What one entry and one message may carry, so that a tick stays well below a heartbeat."""
+
+    entry_operations_max: int = 1000
+    entry_bytes_max: int = 64 << 10
+    snapshot_chunk_bytes: int = 256 << 10
+
+
+class Core(Consensus):
+    """Drive it as the module says; all methods are synchronous, every callback is called once."""
+
+    def __init__(self, *, bounds: Bounds | None = None, **arguments: Any) -> None:
+        now: float = arguments["now"]
+        self.bounds = bounds or Bounds()
+        self.proposals = Proposals(arguments["random"].getrandbits(48))
+        self._rounds = ReadRounds()
+        self._progress: dict[str, Progress] = {}
+        self._connected: dict[str, bool] = {}
+        self._early: list[tuple[str, Message]] = []
+        self._heartbeat_at = now
+        self._notice_at = float("inf")
+        self._leaderless_since = now
+        self._new_reads: list[ReadDone] = []
+        self._asked_reads: dict[int, tuple[str, list[ReadDone]]] = {}
+        # ids are never used again, not by the next process either: a peer may still answer old ones
+        self._asked_id: int = arguments["random"].getrandbits(48)
+        self._ready_reads: list[tuple[int, ReadDone]] = []
+        self._transfer: tuple[str, float, Done] | None = None
+        self._transfer_sent = False
+        self._term_started_at = 0
+        self._membership_index = 0
+        self._stall_until = now
+        self._handlers = {
+            "append_entries": self._receive_append_entries,
+            "append_reply": self._receive_append_reply,
+            "request_vote": self._receive_request_vote,
+            "response_vote": self._receive_response_vote,
+            "pre_vote": self._receive_pre_vote,
+            "pre_vote_reply": self._receive_pre_vote_reply,
+            "timeout_now": self._receive_timeout_now,
+            "forward": self._receive_forward,
+            "forward_reply": self._receive_forward_reply,
+            "read_index": self._receive_read_index,
+            "read_index_reply": self._receive_read_index_reply,
+        }
+        super().__init__(**arguments)
+
+    # --- what the caller sees ---
+
+    @property
+    def role(self) -> str:
+        """leader | candidate | follower | learner | outsider (not in the configuration)."""
+        member = self.members.get(self.name)
+        if self.is_leader:
+            return "leader"
+        if member is None or member.uid != self.uid:
+            return "outsider"
+        if member.role == "learner":
+            return "learner"
+        return "candidate" if self.is_candidate else "follower"
+
+    @property
+    def ready_to_lead(self) -> bool:
+        """Leader, and this term's first entry is applied: nothing older can still surface."""
+        return self.is_leader and self.applied_index >= self._term_started_at
+
+    def progress(self) -> dict[str, Progress]:
+        """The leader's view of its peers; empty on other nodes."""
+        return self._progress if self.is_leader else {}
+
+    def deadline(self) -> float:
+        """When `tick` must be called next at the latest, monotonic seconds."""
+        if self.is_leader:
+            due = min(self._heartbeat_at, self._notice_at)
+            return due if self._transfer is None else min(due, self._transfer[1])
+        watching = self.leader is not None or self._can_campaign()
+        due = self._election_deadline if watching else float("inf")
+        waiting = self.proposals.pending or self._new_reads or self._ready_reads
+        if waiting and not self._reachable_leader():
+            due = min(due, self._leaderless_since + self.timing.election_max)
+        return due
+
+    def receive(self, now: float, sender: str, message: Message) -> None:
+        """A message of a member's session. Unknown kinds are a newer version's: ignored."""
+        handler = self._handlers.get(message["type"])
+        if handler is not None:
+            self._enter(now)
+            handler(now, sender, message)
+
+    def peer_connected(self, now: float, name: str) -> None:
+        """A session with `name` is up: what was on the way in the last one is lost."""
+        self._connected[name] = True
+        progress = self._progress.get(name)
+        if progress is not None:
+            progress.connected = True
+            progress.snapshotting = False
+            progress.restart(progress.match + 1 if progress.match else progress.next)
+
+    def peer_disconnected(self, now: float, name: str) -> None:
+        """The session with `name` broke."""
+        self._connected[name] = False
+        if name in self._progress:
+            self._progress[name].connected = False
+        if name == self.leader:
+            self._leaderless_since = now
+            self.proposals.lost_leader(name)
+            self._fail_asked_reads(name)
+
+    def propose(self, payload: bytes, done: Done) -> None:
+        """Queue one packed operation; `done` gets its result, a Rejection or a TremulaError."""
+        self.proposals.add(payload, done)
+
+    def read(self, done: ReadDone) -> None:
+        """Ask for a linearizable read: `done(None)` once the local state is fresh enough."""
+        self._new_reads.append(done)
+
+    def take_early(self) -> list[tuple[str, Message]]:
+        """Messages that may leave before the fsync: the leader's entries, because its own copy
+        does not count before it is persisted (thesis §10.2.1)."""
+        early, self._early = self._early, []
+        return early
+
+    def take_messages(self) -> list[tuple[str, Message]]:
+        """Messages that leave after the fsync: votes, acknowledgements and all the rest."""
+        late, self._late = self._late, []
+        return late
+
+    def persisted(self, seconds: float) -> None:
+        """The log is on disk; it took `seconds`, which peers add to their patience."""
+        if seconds >= self._stall or self._now > self._stall_until:
+            self._stall = min(seconds, STALL_MAX_S)
+            self._stall_until = self._now + STALL_REMEMBERED_S
+
+    def take_committed(self, count: int, bytes_max: int) -> list[Entry]:
+        """The next committed entries to apply, in order."""
+        index = self.applied_index
+        ready = min(self.commit_index, self.log.persisted_index) - index
+        return self.log.slice(index + 1, min(count, ready), bytes_max) if ready > 0 else []
+
+    def applied(self, entry: Entry, results: Sequence[object]) -> None:
+        """The state machine has applied `entry`: answer who waits for it."""
+        self._mark_applied(entry.index)
+        self.proposals.applied(entry.index, entry.term, results)
+
+    def serve_reads(self) -> None:
+        """Let the reads go whose index is applied. Call after a batch of `applied`."""
+        if self._ready_reads:
+            ready = [done for index, done in self._ready_reads if index <= self.applied_index]
+            self._ready_reads = [r for r in self._ready_reads if r[0] > self.applied_index]
+            for done in ready:
+                done(None)
+
+    def has_work(self) -> bool:
+        """Whether the next tick can do something without waiting for a peer or a timer."""
+        if self.commit_index > self.applied_index or self._late or self._new_reads_can_go():
+            return True
+        if not self.proposals.pending:
+            return False
+        if self.is_leader:
+            return self._transfer is None and self._room_for_entries()
+        return self._reachable_leader() is not None
+
+    def set_stamp_floor(self, wall_ms: int, elapsed_ms: int) -> None:
+        """The applied state's clocks: a new leader's stamps begin no earlier."""
+        self._stamp_floor = (wall_ms, elapsed_ms)
+
+    def installed(self, now: float, index: int, term: int, members: Membership) -> None:
+        """A snapshot became the state (Fig. 13); entries it jumped over answer nobody here."""
+        self._enter(now)
+        self._jump_to(index, term, members)
+        self.proposals.skipped(index)
+
+    def tick(self, now: float, stalled: float = 0.0) -> None:
+        """Let time pass: elections, the commit rule, group commit, replication.
+
+        `stalled` is how long this process could not listen before this call, seconds.
+        """
+        self._enter(now)
+        self._forgive(now, stalled)
+        if now > self._stall_until:
+            self._stall = 0.0
+        if self.is_leader:
+            self.clock.tick(now)
+        elif self._election_deadline <= now:
+            self._set_leader(None, now)
+            if self._can_campaign():
+                self._start_pre_vote(now)
+        self._run_stock(now)
+        self._place_proposals(now)
+        self._place_reads(now)
+        if self.is_leader:
+            self._drive_transfer(now)
+            self._replicate(now)
+
+    # --- proposals ---
+
+    def _place_proposals(self, now: float) -> None:
+        pending = self.proposals.pending
+        if self.is_leader:
+            enough = self.proposals.pending_bytes - TICK_BYTES_MAX
+            while pending and self._transfer is None and self._room_for_entries():
+                self._append_entry(self._take_proposals())
+                if self.proposals.pending_bytes <= enough:
+                    break
+        elif pending and (leader := self._reachable_leader()):
+            while pending:
+                identity, payloads = self.proposals.forward(leader, self._take_proposals())
+                self._send(leader, {"type": "forward", "id": identity, "payloads": payloads})
+        elif pending and now >= self._leaderless_since + self.timing.election_max:
+            self.proposals.fail_pending(NoLeader())
+
+    def _take_proposals(self) -> list[Proposal]:
+        return self.proposals.take(self.bounds.entry_operations_max, self.bounds.entry_bytes_max)
+
+    def _reachable_leader(self) -> str | None:
+        """The leader, if this node has a session with it."""
+        return self.leader if self.leader is not None and self._connected.get(self.leader) else None
+
+    def _room_for_entries(self) -> bool:
+        return self.log.last.index - self.applied_index < UNAPPLIED_ENTRIES_MAX
+
+    def _append_entry(self, proposals: list[Proposal]) -> None:
+        wall, elapsed = self.clock.stamp(self._now, self.members.voters)
+        command = REGULAR + seal([p.payload for p in proposals], wall, elapsed)
+        index = self.log.last.index + 1
+        self._append_own(command, index)
+        self.proposals.wait(index, self.term, 0, [p.done for p in proposals])
+        answered: Forwarded | None = None
+        for position, proposal in enumerate(proposals):
+            origin = proposal.origin
+            if origin is not None and origin is not answered:
+                answered = origin
+                if origin.peer in self._progress:
+                    self._progress[origin.peer].awaited = index
+                place = {"index": index, "term": self.term, "offset": position}
+                self._send(origin.peer, {"type": "forward_reply", "id": origin.identity, **place})
+
+    def _receive_forward(self, now: float, sender: str, message: Message) -> None:
+        if not self.is_leader:
+            self._refuse(sender, message["id"])
+            return
+        if self.proposals.is_full(sum(map(len, message["payloads"]))):
+            self._refuse(sender, message["id"], overloaded=True)
+            return
+        origin = Forwarded(sender, message["id"])
+        for payload in message["payloads"]:
+            self.proposals.add(payload, None, origin)
+
+    def _refuse(self, peer: str, identity: int, *, overloaded: bool = False) -> None:
+        why = {"leader": self.leader, "overloaded": overloaded}
+        self._send(peer, {"type": "forward_reply", "id": identity, **why})
+
+    def _receive_forward_reply(self, now: float, sender: str, message: Message) -> None:
+        if "index" in message:
+            place = (message["index"], message["term"], message["offset"])
+            self.proposals.placed(message["id"], *place, self.applied_index)
+        elif message["overloaded"]:
+            self.proposals.refused(message["id"], overloaded())
+        else:
+            self.proposals.refused(message["id"], NotLeader(message["leader"]))
+
+    # --- reads ---
+
+    def _place_reads(self, now: float) -> None:
+        if self.is_leader:
+            for done in self._new_reads:
+                self._rounds.add(partial(self._read_confirmed, done))
+            self._new_reads = []
+            if self._rounds.waiting and self.commit_index >= self._term_started_at:
+                self._rounds.open_round(self.commit_index)
+                self._confirm_reads()
+        elif self._new_reads and (leader := self._reachable_leader()):
+            self._asked_id += 1
+            self._asked_reads[self._asked_id] = (leader, self._new_reads)
+            self._new_reads = []
+            self._send(leader, {"type": "read_index", "id": self._asked_id})
+        elif now >= self._leaderless_since + self.timing.election_max:
+            self._give_up_reads()
+
+    def _give_up_reads(self) -> None:
+        """Without a leader nothing new is confirmed, and what a confirmed read waits for may never
+        come: a removed node is sent no more entries. A read can always be asked for again."""
+        if self._reachable_leader() is None:
+            waiting = self._new_reads + [done for _, done in self._ready_reads]
+            self._new_reads, self._ready_reads = [], []
+            for done in waiting:
+                done(NoLeader())
+
+    def _new_reads_can_go(self) -> bool:
+        return bool(self._new_reads) and (self.is_leader or self._reachable_leader() is not None)
+
+    def _read_confirmed(self, done: ReadDone, index: int | None) -> None:
+        if index is None:
+            done(NotLeader(self.leader))
+        else:
+            self._ready_reads.append((index, done))
+
+    def _confirm_reads(self) -> None:
+        """The newest round that a quorum of voters has echoed serves it and all before it."""
+        rounds = sorted(
+            self._rounds.number if voter == self.name else self._progress[voter].round
+            for voter in self.members.voters
+        )
+        self._rounds.confirm(rounds[len(rounds) - self.members.quorum])
+
+    def _receive_read_index(self, now: float, sender: str, message: Message) -> None:
+        reply = {"type": "read_index_reply", "id": message["id"]}
+        if not self.is_leader:
+            self._send(sender, {**reply, "index": None})
+            return
+        self._rounds.add(lambda index: self._send(sender, {**reply, "index": index}))
+
+    def _receive_read_index_reply(self, now: float, sender: str, message: Message) -> None:
+        _, waiting = self._asked_reads.pop(message["id"], ("", []))
+        for done in waiting:
+            self._read_confirmed(done, message["index"])
+
+    def _fail_asked_reads(self, leader: str) -> None:
+        for identity in [i for i, (asked, _) in self._asked_reads.items() if asked == leader]:
+            for done in self._asked_reads.pop(identity)[1]:
+                done(NotLeader(None))
+
+    # --- replication ---
+
+    def _watch(self, name: str, next_index: int) -> None:
+        connected = self._connected.get(name, False)
+        self._progress[name] = Progress(next_index, connected, self._now)
+
+    def _replicate(self, now: float) -> None:
+        heartbeat = now >= self._heartbeat_at or self._rounds.asked < self._rounds.number
+        if now >= self._heartbeat_at:
+            self._heartbeat_at = now + self.timing.heartbeat
+        self._rounds.asked = self._rounds.number
+        # thesis §10.2.1 holds for entries; a term or vote of this tick must be on disk first
+        queue = self._late if self.log.term_dirty else self._early
+        commit, notice_at, uninformed = self.commit_index, self._notice_at, False
+        for name, progress in self._progress.items():
+            if progress.can_send(self.log.last.index):
+                queue.append((name, self._append_message(progress)))
+            elif heartbeat and progress.connected:
+                queue.append((name, self._heartbeat_message(progress)))
+            elif progress.lacks_commit(commit):
+                if now >= notice_at or progress.is_awaiting(commit):
+                    queue.append((name, {**self._heartbeat_message(progress), "quiet": True}))
+                else:
+                    uninformed = True
+        if not uninformed:
+            self._notice_at = float("inf")
+        elif notice_at == float("inf"):
+            self._notice_at = now + COMMIT_NOTICE_S
+
+    def _heartbeat_message(self, progress: Progress) -> Message:
+        """Carries no entries and no position: it commits what the peer has confirmed to have."""
+        progress.told_commit = min(self.commit_index, progress.match)
+        return {
+            "type": "append_entries",
+            "term": self.term,
+            "commit_index": progress.told_commit,
+            "flight": progress.flight,
+            "round": self._rounds.number,
+            "stall": self._stall,
+        }
+
+    def _append_message(self, progress: Progress) -> Message:
+        previous = self.log.get(progress.next - 1)
+        if previous is None:
+            # what the peer needs next is cut: only a snapshot brings it here (§7)
+            progress.snapshotting = True
+            return self._heartbeat_message(progress)
+        entries = self.log.slice(progress.next, BATCH_ENTRIES, BATCH_BYTES)
+        if progress.probing:
+            entries = entries[:1]
+            progress.sent_probe = True
+        if entries:
+            progress.sent(entries[-1].index, sum(len(entry.command) for entry in entries))
+        message = self._heartbeat_message(progress)
+        if entries and not progress.probing:
+            progress.told_commit = min(self.commit_index, entries[-1].index)
+        return {
+            **message,
+            "commit_index": self.commit_index,
+            "entries": entries,
+            "prevLogIdx": previous.index,
+            "prevLogTerm": previous.term,
+        }
+
+    def _receive_append_reply(self, now: float, sender: str, message: Message) -> None:
+        if message["term"] > self.term:
+            self._adopt_term(now, message["term"])
+            return
+        progress = self._progress.get(sender)
+        if not self.is_leader or message["term"] < self.term or progress is None:
+            return  # an old term's answer counts nowhere, nor does a removed node's
+        self._peer_answered(now, sender, progress)
+        self._peer_stall = max(message["stall"], self._peer_stall * 0.9)
+        self.clock.observe(sender, message["wall"], now)
+        if message["round"] > progress.round:
+            progress.round = message["round"]
+            self._confirm_reads()
+        if message["match"] is not None:
+            self._peer_has(sender, progress, message["match"])
+        elif message["reset_to"] is not None and message["flight"] == progress.flight:
+            progress.restart(message["reset_to"])
+
+    def _peer_answered(self, now: float, name: str, progress: Progress) -> None:
+        progress.heard_at = now
+        if name in self.members.voters:
+            self._heard(name, now)
+
+    def _peer_has(self, name: str, progress: Progress, match: int) -> None:
+        progress.acknowledged(match)
+        if name in self.members.voters:
+            self._count(name, match)
+
+    # --- snapshots: raft/snapshot.py moves the bytes ---
+
+    def snapshots_due(self) -> list[str]:
+        """Peers that lack entries which the log no longer has."""
+        return [n for n, p in self.progress().items() if p.snapshotting and p.connected]
+
+    def snapshot_answered(self, now: float, name: str, installed_index: int | None) -> None:
+        """A peer answered a chunk; with an index it has installed the whole."""
+        progress = self.progress().get(name)
+        if progress is None:
+            return
+        self._peer_answered(now, name, progress)
+        if installed_index is not None:
+            progress.snapshotting = False
+            self._peer_has(name, progress, installed_index)
+            progress.restart(installed_index + 1)
+
+    def snapshot_abandoned(self, name: str) -> None:
+        """Sending failed: find out again what the peer needs."""
+        progress = self.progress().get(name)
+        if progress is not None:
+            progress.snapshotting = False
+            progress.restart(progress.next)
+
+    # --- members ---
+
+    def change_members(self, change: Change, name: str, uid: str, address: str, done: Done) -> None:
+        """Append one single-server change (thesis §4.1), or refuse it with a reason."""
+        refusal = self._refusal(change, name)
+        if refusal is not None:
+            done(refusal)
+            return
+        if change == "added_learner":
+            members = self.members.with_learner(name, uid, address)
+        elif change == "promoted":
+            members = self.members.with_voter(name)
+        else:
+            members = self.members.without(name)
+        affected = members.get(name) or self.members.get(name)
+        address = affected.address if affected is not None else address
+        command = MEMBERSHIP + self._stamped(change, name, address, members.encode())
+        index = self.log.last.index + 1
+        self._append_own(command, index)
+        self.proposals.wait(index, self.term, 0, [done])
+
+    def _refusal(self, change: Change, name: str) -> Exception | None:
+        member = self.members.get(name)
+        if not self.is_leader:
+            return NotLeader(self.leader)
+        if not self.ready_to_lead or self._membership_index > self.applied_index:
+            return Rejected("membership_change_pending", "another change is not yet committed")
+        if change == "added_learner" and member is not None:
+            return Rejected("member_exists", f"{name} is a {member.role} already")
+        if change != "added_learner" and member is None:
+            return Rejected("unknown_member", f"{name} is not a member of this cluster")
+        if change == "promoted":
+            return self._promotion_refusal(name)
+        if change == "removed" and name == self.name:
+            return Rejected("member_leads", f"{name} leads: transfer leadership first")
+        return None
+
+    def _promotion_refusal(self, name: str) -> Exception | None:
+        if name in self.members.voters:
+            return Rejected("member_exists", f"{name} is a voter already")
+        progress = self._progress[name]
+        lacking = self.log.last.index - progress.match
+        heard = progress.connected and self._now - progress.heard_at < self.timing.election_max
+        if progress.snapshotting or lacking > CATCH_UP_ENTRIES_MAX or not heard:
+            return Rejected("member_lags", f"{name} lacks {lacking} entries, wait and try again")
+        return None
+
+    def _configuration_changed(self) -> None:
+        super()._configuration_changed()
+        self._membership_index = self._configurations[-1][0]
+        if self.is_leader:
+            for name in [n for n in self._progress if self.members.get(n) is None]:
+                del self._progress[name]
+            for member in self.members.members:
+                if member.name not in self._progress and member.name != self.name:
+                    self._watch(member.name, self.log.last.index + 1)
+                elif member.name in self.members.voters and member.name != self.name:
+                    self._count(member.name, self._progress[member.name].match)
+
+    # --- leadership ---
+
+    def transfer_leadership(self, now: float, target: str | None, done: Done) -> None:
+        """Hold new proposals until `target` (default: the most advanced voter) has everything,
+        then let it stand (thesis §3.10). Given up after one election timeout."""
+        others = [v for v in self.members.voters if v != self.name and self._connected.get(v)]
+        if not self.is_leader:
+            done(NotLeader(self.leader))
+        elif self._transfer is not None:
+            done(Rejected("transfer_pending", f"leadership is going to {self._transfer[0]}"))
+        elif target == self.name:
+            done(None)
+        elif (target is not None and target not in others) or not others:
+            done(Rejected("unknown_member", f"{target or 'nobody'} is no connected voter"))
+        else:
+            chosen = target or max(others, key=lambda name: (self._progress[name].match, name))
+            patience = max(self._stall, self._peer_stall)
+            self._transfer = (chosen, now + self.timing.election_max + patience, done)
+            self._transfer_sent = False
+
+    def _drive_transfer(self, now: float) -> None:
+        if self._transfer is None:
+            return
+        target, until, done = self._transfer
+        if now >= until or target not in self._progress:
+            self._transfer = None
+            done(Rejected("transfer_failed", f"{target} did not take over in time"))
+        elif not self._transfer_sent and self._progress[target].match == self.log.last.index:
+            self._transfer_sent = True
+            self._send(target, {"type": "timeout_now", "term": self.term})
+
+    def _receive_timeout_now(self, now: float, sender: str, message: Message) -> None:
+        if message["term"] == self.term and sender == self.leader and self._can_campaign():
+            self._campaign(transfer=True)
+
+    # --- what consensus.py tells ---
+
+    def _elected(self, now: float) -> None:
+        self._progress = {}
+        for member in self.members.members:
+            if member.name != self.name:
+                self._watch(member.name, self.log.last.index)
+        self._term_started_at = self.log.last.index
+        self._heartbeat_at = now
+        self._notice_at = float("inf")
+        self._rounds = ReadRounds()
+
+    def _deposed(self, now: float) -> None:
+        self._progress = {}
+        self._rounds.fail()
+        self.proposals.lost_leadership()
+        for bundle in self.proposals.drop_forwarded():
+            self._refuse(bundle.peer, bundle.identity)
+        if self._transfer is not None:
+            (_, _, done), self._transfer = self._transfer, None
+            done(None if self._transfer_sent else LeaderChanged())
+
+    def _leader_changed(self, previous: str | None, now: float) -> None:
+        if self.leader is None:
+            self._leaderless_since = now
+        if previous is not None and previous != self.name:
+            self.proposals.lost_leader(previous)
+            self._fail_asked_reads(previous)

@@ -1,0 +1,71 @@
+"""What time asks of the leader: proposing that expired keys, sessions and members go.
+
+The leader proposes how far, by the cluster's clocks; applying decides, the same on every node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from cluster import kv, operations, sessions
+from cluster.errors import TremulaError
+from cluster.machine import Machine
+from pubsub import membership
+
+LOOK_EVERY_S = 0.2
+EXPIRED_KEYS_PER_PROPOSAL = 1000
+ACTOR = "system"
+
+
+class Timekeeper:
+    """`clocks()` is `(wall_ms, elapsed_ms)` while this node leads, else None."""
+
+    def __init__(
+        self,
+        machine: Callable[[], Machine],
+        clocks: Callable[[], tuple[int, int] | None],
+        submit: Callable[[bytes, Callable[[object], None]], None],
+    ) -> None:
+        self._machine = machine
+        self._clocks = clocks
+        self._submit = submit
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await trio.sleep(LOOK_EVERY_S)
+            clocks = self._clocks()
+            if clocks is not None:
+                for name, arguments in self._due(*clocks):
+                    await self._propose(name, arguments)
+
+    def _due(self, wall_ms: int, elapsed_ms: int) -> list[tuple[str, list[int]]]:
+        connection = self._machine().connection
+        due: list[tuple[str, list[int]]] = []
+        if _past(kv.next_expiry(connection), wall_ms):
+            due.append(("kv.expire", [wall_ms, EXPIRED_KEYS_PER_PROPOSAL]))
+        if _past(sessions.next_expiry(connection), elapsed_ms):
+            due.append(("session.expire", [elapsed_ms]))
+        if _past(membership.next_deadline(connection), elapsed_ms):
+            due.append(("group.expire", [elapsed_ms]))
+        return due
+
+    async def _propose(self, name: str, arguments: list[int]) -> None:
+        """One at a time: the next look must see what this one did."""
+        answered = trio.Event()
+        outcome: list[object] = []
+
+        def done(result: object) -> None:
+            outcome.append(result)
+            answered.set()
+
+        self._submit(operations.pack(0, 0, name, arguments, ACTOR, None), done)
+        await answered.wait()
+        if not isinstance(outcome[0], (int, TremulaError)):
+            raise AssertionError(f"{name} was refused: {outcome[0]}")
+
+
+def _past(due: int | None, now: int) -> bool:
+    return due is not None and due <= now

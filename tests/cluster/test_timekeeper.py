@@ -1,0 +1,157 @@
+"""The leader proposes what time asks for, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import trio
+import trio.testing
+
+from cluster.errors import NotLeader
+from cluster.operations import unpack
+from cluster.timekeeper import EXPIRED_KEYS_PER_PROPOSAL, LOOK_EVERY_S, Timekeeper
+from pubsub.rejection import Rejection
+from tests.cluster.entries import Driver, put
+
+Done = Callable[[object], None]
+
+
+class Node:
+    """A machine that applies what is proposed; `leads` says whether this node has the clocks."""
+
+    def __init__(self) -> None:
+        self.driver = Driver()
+        self.leads = True
+        self.proposed: list[tuple[str, list[int]]] = []
+        self.answer: Callable[[object], object] = lambda result: result
+        self.waiting: list[tuple[Done, object]] = []
+        self.holds = False
+
+    def clocks(self) -> tuple[int, int] | None:
+        return (self.driver.wall_ms, self.driver.elapsed_ms) if self.leads else None
+
+    def submit(self, payload: bytes, done: Done) -> None:
+        operation = unpack(payload)
+        assert not isinstance(operation, Rejection)
+        self.proposed.append((operation[2], operation[3]))
+        (result,) = self.driver.entry(payload).results
+        if self.holds:
+            self.waiting.append((done, result))
+        else:
+            done(self.answer(result))
+
+    def keeper(self) -> Timekeeper:
+        return Timekeeper(lambda: self.driver.machine, self.clocks, self.submit)
+
+    def names(self) -> list[str]:
+        return [name for name, _ in self.proposed]
+
+    def count(self, key: str) -> int:
+        found = self.driver.connection.execute("SELECT count(*) FROM kv WHERE key = ?", (key,)).get
+        assert isinstance(found, int)
+        return found
+
+
+async def look(node: Node, times: int = 1) -> None:
+    """Let the timekeeper look so many times."""
+    with trio.move_on_after(LOOK_EVERY_S * (times + 0.5)):
+        await node.keeper().run()
+
+
+async def test_nothing_is_proposed_while_nothing_is_due(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Not for a key that lives, nor for one without an end."""
+    node = Node()
+    node.driver.entry(put("forever"), put("later", b"v", 60_000))
+    await look(node, 5)
+    assert node.proposed == []
+
+
+async def test_a_key_goes_when_its_time_has_come(autojump_clock: trio.testing.MockClock) -> None:
+    """By the cluster's wall clock, once."""
+    node = Node()
+    node.driver.entry(put("short", b"v", 500), put("later", b"v", 60_000))
+    node.driver.wall_ms += 499
+    await look(node)
+    assert node.proposed == []
+    node.driver.wall_ms += 1
+    await look(node, 3)
+    assert node.proposed == [("kv.expire", [node.driver.wall_ms, EXPIRED_KEYS_PER_PROPOSAL])]
+    assert (node.count("short"), node.count("later")) == (0, 1)
+
+
+async def test_a_follower_proposes_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    """Its clocks are nobody's; when it leads it finds what is due."""
+    node = Node()
+    node.driver.entry(put("short", b"v", 500))
+    node.driver.wall_ms += 1000
+    node.leads = False
+    await look(node, 5)
+    assert node.proposed == []
+    node.leads = True
+    await look(node)
+    assert node.names() == ["kv.expire"]
+
+
+async def test_sessions_and_members_expire_on_the_elapsed_clock(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """However far the wall clock jumps, it is no reason to believe that somebody is gone."""
+    node = Node()
+    node.driver.do("session.open")
+    node.driver.do("group.define", "g", "x.>", 1, "latest", 1)
+    node.driver.do("group.join", "g", "m", 5_000)
+    node.driver.wall_ms += 10 * 24 * 3_600_000
+    await look(node, 3)
+    assert node.proposed == []
+    node.driver.elapsed_ms += 5_000
+    await look(node, 2)
+    assert node.names() == ["group.expire"]
+    node.driver.elapsed_ms += 24 * 3_600_000
+    await look(node, 2)
+    assert node.names() == ["group.expire", "session.expire"]
+    assert node.driver.machine.sessions_count == 0
+
+
+async def test_more_keys_than_fit_go_in_several_looks(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Each entry is bounded."""
+    node = Node()
+    keys = EXPIRED_KEYS_PER_PROPOSAL + 10
+    node.driver.entry(*(put(f"key-{number}", b"v", 500) for number in range(keys)))
+    node.driver.wall_ms += 1000
+    await look(node, 4)
+    assert node.names() == ["kv.expire"] * 2
+    assert node.count("key-0") == 0
+
+
+async def test_one_proposal_at_a_time(autojump_clock: trio.testing.MockClock) -> None:
+    """Without an answer there is no next look: it could only propose the same again."""
+    node = Node()
+    node.holds = True
+    node.driver.entry(put("short", b"v", 500))
+    node.driver.wall_ms += 1000
+    await look(node, 10)
+    assert len(node.proposed) == 1
+
+
+async def test_an_error_of_the_cluster_is_tried_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The next look decides anew; a refusal of what we proposed ourselves is our bug."""
+    node = Node()
+    node.answer = lambda result: NotLeader(None)
+    node.driver.entry(put("one", b"v", 500), put("two", b"v", 2000))
+    node.driver.wall_ms += 1000
+    await look(node, 2)
+    node.driver.wall_ms += 1000
+    await look(node, 2)
+    assert node.names() == ["kv.expire"] * 2
+    node.driver.entry(put("three", b"v", 1))
+    node.driver.wall_ms += 1
+    node.answer = lambda result: Rejection("malformed", "")
+    with pytest.raises(AssertionError, match=r"kv\.expire was refused"):
+        await look(node)

@@ -1,0 +1,367 @@
+"""A few nodes driven by hand: commits are told, a leader that lives is left in peace."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster import operations
+from cluster.errors import LeaderChanged, NoLeader, NotLeader
+from cluster.raft.core import COMMIT_NOTICE_S, UNAPPLIED_ENTRIES_MAX, Bounds
+from cluster.raft.log import ForgottenEntries
+from tests.raft.ensemble import TIMING, Ensemble
+
+
+def led(voters: str = "abc", learners: str = "", bounds: Bounds | None = None) -> Ensemble:
+    """Nodes that `a` leads, with everything told and nothing under way."""
+    nodes = Ensemble(voters, learners, bounds=bounds)
+    nodes.elect("a")
+    nodes.advance(TIMING.heartbeat)
+    nodes.traffic.clear()
+    return nodes
+
+
+def quiet_to(nodes: Ensemble) -> list[str]:
+    """Whom the leader told of a commit in a message of its own."""
+    return [s.target for s in nodes.sent("a", "append_entries") if "quiet" in s.message]
+
+
+# --- telling of commits ---
+
+
+def test_the_next_entries_bring_the_commit() -> None:
+    """While more is coming, nobody is woken only to hear of a commit."""
+    nodes = led()
+    nodes.propose("a", "x")
+    nodes.settle()
+    assert "x" in nodes.values("a")
+    assert "x" not in nodes.values("b")
+    nodes.propose("a", "y")
+    nodes.settle()
+    assert "x" in nodes.values("b")
+    assert "y" not in nodes.values("b")
+    assert quiet_to(nodes) == []
+
+
+def test_a_commit_is_told_after_a_millisecond() -> None:
+    """When nothing else comes; it needs no answer."""
+    nodes = led()
+    nodes.propose("a", "x")
+    nodes.settle()
+    assert nodes.core("a").deadline() == pytest.approx(nodes.now + COMMIT_NOTICE_S)
+    nodes.advance(COMMIT_NOTICE_S / 2)
+    assert quiet_to(nodes) == []
+    nodes.traffic.clear()
+    nodes.advance(COMMIT_NOTICE_S)
+    assert sorted(quiet_to(nodes)) == ["b", "c"]
+    assert nodes.sent("b", "append_reply") == []
+    assert "x" in nodes.values("b")
+    assert "x" in nodes.values("c")
+    nodes.advance(COMMIT_NOTICE_S)
+    assert len(quiet_to(nodes)) == 2
+
+
+def test_a_caller_at_a_follower_does_not_wait_for_the_millisecond() -> None:
+    """The follower where it waits is told at once, and no other."""
+    nodes = led()
+    answered = nodes.propose("b", "x")
+    nodes.settle()
+    assert answered == [(nodes.values("a")["x"][0], 0)]
+    assert set(quiet_to(nodes)) == {"b"}
+    assert "x" not in nodes.values("c")
+
+
+def test_what_waits_together_becomes_one_entry() -> None:
+    """Group commit: one entry for callers anywhere, and one message per follower."""
+    nodes = led()
+    index = nodes.core("a").log.last.index + 1
+    answers: list[list[object]] = []
+    nodes.held.add(("b", "a"))
+    for number in range(20):
+        answers.append(nodes.propose("b", str(number)))
+    arrived = [("b", sent.message) for sent in nodes.sent("b", "forward")]
+    nodes.cut("a", "b")
+    nodes.join("a", "b")
+    nodes.held.clear()
+    assert [type(answer) for told in answers for answer in told] == [LeaderChanged] * 20
+
+    told: list[object] = []
+    for number in range(20):
+        nodes.core("a").propose(operations.pack(0, 0, "set", [f"own-{number}", "v"]), told.append)
+    nodes.step("a", *arrived)
+    nodes.settle()
+    assert told == [(index, position) for position in range(20)]
+    assert [nodes.values("a")[str(number)][0] for number in range(20)] == [index] * 20
+
+
+def test_a_leader_with_much_under_way_lets_proposals_gather() -> None:
+    """The log runs ahead of the state by a bound; what waits becomes fewer, larger entries."""
+    nodes = led()
+    nodes.held |= {("b", "a"), ("c", "a")}
+    last = nodes.core("a").log.last.index
+    answers = [nodes.propose("a", str(number)) for number in range(3 * UNAPPLIED_ENTRIES_MAX)]
+    assert nodes.core("a").log.last.index == last + UNAPPLIED_ENTRIES_MAX
+    nodes.held.clear()
+    nodes.settle()
+    assert all(len(answer) == 1 for answer in answers)
+    assert nodes.core("a").log.last.index < last + 2 * UNAPPLIED_ENTRIES_MAX
+
+
+def test_an_entry_is_bounded() -> None:
+    """In operations: what exceeds it becomes the next entry of the same tick."""
+    nodes = led(bounds=Bounds(entry_operations_max=4))
+    last = nodes.core("a").log.last.index
+    payloads = [operations.pack(0, 0, "set", [str(n), "v"]) for n in range(10)]
+    answers: list[object] = []
+    for payload in payloads:
+        nodes.core("a").propose(payload, answers.append)
+    nodes.step("a")
+    nodes.settle()
+    assert answers == [(last + 1 + n // 4, n % 4) for n in range(10)]
+
+
+# --- before and after the fsync ---
+
+
+def test_entries_leave_before_the_fsync_and_acknowledgements_after() -> None:
+    """The leader's own copy counts only when it is on its disk (thesis §10.2.1)."""
+    nodes = led()
+    core = nodes.core("a")
+    core.propose(operations.pack(0, 0, "set", ["x", "v"]), lambda result: None)
+    core.tick(nodes.now)
+    early = core.take_early()
+    assert [message["type"] for _, message in early] == ["append_entries"] * 2
+    assert core.log.persisted_index < core.log.last.index
+
+    target, message = early[0]
+    follower = nodes.core(target)
+    follower.receive(nodes.now, "a", message)
+    follower.tick(nodes.now)
+    assert follower.take_early() == []
+    assert follower.log.dirty
+    follower.log.commit()
+    ((_, reply),) = follower.take_messages()
+    assert reply["match"] == core.log.last.index
+
+    commit = core.commit_index
+    core.receive(nodes.now, target, reply)
+    core.tick(nodes.now)
+    assert core.commit_index == commit, "one durable copy of three is no quorum"
+    core.log.commit()
+    core.tick(nodes.now)
+    assert core.commit_index == core.log.last.index
+
+
+# --- losing and keeping leadership ---
+
+
+def test_a_leader_without_a_quorum_steps_down() -> None:
+    """After an election timeout without answers; its callers hear that the outcome is unknown."""
+    nodes = led()
+    answered = nodes.propose("a", "before")
+    nodes.settle()
+    nodes.isolate("a")
+    lost = nodes.propose("a", "after")
+    nodes.pass_time(TIMING.election_max / 2)
+    assert nodes.core("a").is_leader
+    nodes.pass_time(TIMING.election_max)
+    assert nodes.core("a").role == "follower"
+    assert nodes.core("a").leader is None
+    assert len(answered) == 1
+    assert [type(answer) for answer in lost] == [LeaderChanged]
+
+
+def test_a_leader_with_a_quorum_stays() -> None:
+    """One follower that is away changes nothing."""
+    nodes = led()
+    nodes.isolate("c")
+    nodes.pass_time(5 * TIMING.election_max)
+    assert nodes.core("a").is_leader
+    assert nodes.core("a").term == 1
+
+
+def test_a_node_that_cannot_hear_the_leader_deposes_nobody() -> None:
+    """Its pre-votes are refused by who hears the leader, so that no term rises (thesis §9.6)."""
+    nodes = led()
+    nodes.cut("a", "c")
+    nodes.pass_time(5 * TIMING.election_max)
+    assert nodes.sent("c", "pre_vote")
+    granted = [s.message["granted"] for s in nodes.sent("b", "pre_vote_reply")]
+    assert granted
+    assert not any(granted)
+    assert nodes.core("a").is_leader
+    assert {nodes.core(name).term for name in "abc"} == {1}
+    nodes.join("a", "c")
+    nodes.pass_time(TIMING.election_max)
+    assert nodes.core("c").leader == "a"
+    assert nodes.core("c").term == 1
+
+
+def test_a_stray_request_for_votes_moves_no_term() -> None:
+    """Who hears a leader does not even look at it, unless the leader itself asked for it."""
+    nodes = led()
+    last = nodes.core("a").log.last
+    request = {
+        "type": "request_vote", "term": 9, "last_log_index": last.index + 9,
+        "last_log_term": 9, "transfer": False,
+    }  # fmt: skip
+    for name in "ab":
+        nodes.step(name, ("c", request))
+        assert nodes.core(name).term == 1
+    nodes.step("b", ("c", {**request, "transfer": True}))
+    assert nodes.core("b").term == 9
+
+
+def test_an_outdated_log_wins_no_pre_vote() -> None:
+    """Whoever lacks a committed entry is not even encouraged to stand (§5.4.1)."""
+    nodes = led()
+    nodes.isolate("c")
+    nodes.propose("a", "x")
+    nodes.settle()
+    nodes.advance(COMMIT_NOTICE_S)
+    nodes.join("b", "c")
+    nodes.favour("c")
+    nodes.crash("a")
+    nodes.pass_time(2 * TIMING.election_max)
+    granted = [s.message["granted"] for s in nodes.sent("b", "pre_vote_reply")]
+    assert granted
+    assert not any(granted)
+    nodes.elect("b")
+    assert "x" in nodes.values("b")
+
+
+def test_a_vote_counts_once_and_from_a_voter() -> None:
+    """A repeated vote, a learner's or a stranger's makes nobody a leader."""
+    nodes = Ensemble("abcde", "f")
+    nodes.alter = lambda sent: None if sent.message["type"] == "response_vote" else sent.message
+    nodes.until(lambda: nodes.core("a").is_candidate)
+    term = nodes.core("a").term
+    vote = {"type": "response_vote", "term": term, "wall": 0}
+    for voter in ("b", "b", "f", "z", "b"):
+        nodes.step("a", (voter, vote))
+    assert nodes.core("a").is_candidate
+    nodes.step("a", ("c", {**vote, "term": term - 1}))
+    assert nodes.core("a").is_candidate
+    nodes.step("a", ("c", vote))
+    assert nodes.core("a").is_leader
+
+
+def test_a_proposal_without_a_leader_fails_after_a_while() -> None:
+    """Definitely: it was handed to nobody."""
+    nodes = Ensemble()
+    nodes.isolate("a")
+    answered = nodes.propose("a", "x")
+    nodes.pass_time(TIMING.election_min)
+    assert answered == []
+    nodes.pass_time(TIMING.election_max)
+    assert [type(answer) for answer in answered] == [NoLeader]
+
+
+def test_an_old_leaders_entries_are_replaced() -> None:
+    """What it appended alone goes when it comes back, and its caller never hears a result."""
+    nodes = led()
+    nodes.favour("b")
+    nodes.isolate("a")
+    lost = nodes.propose("a", "lost")
+    nodes.elect("b")
+    kept = nodes.propose("b", "kept")
+    nodes.settle()
+    nodes.join("a", "b")
+    nodes.join("a", "c")
+    nodes.until(lambda: "kept" in nodes.values("a"))
+    assert nodes.values("a") == nodes.values("b")
+    assert "lost" not in nodes.values("a")
+    assert [type(answer) for answer in lost] == [LeaderChanged]
+    assert len(kept) == 1
+
+
+def test_a_node_that_forgot_what_it_acknowledged_stops() -> None:
+    """A heartbeat commits what the leader knows that it has: a shorter log was put back."""
+    nodes = led()
+    last = nodes.core("b").log.last.index
+    heartbeat = {
+        "type": "append_entries", "term": 1, "commit_index": last + 1, "flight": 0, "round": 0,
+        "stall": 0.0,
+    }  # fmt: skip
+    with pytest.raises(ForgottenEntries, match=f"ends at index {last}"):
+        nodes.step("b", ("a", heartbeat))
+
+
+# --- forwarded proposals ---
+
+
+@pytest.mark.parametrize("delivered", range(0, 40, 2))
+def test_forwarded_proposals_are_answered_once_when_the_leader_dies(delivered: int) -> None:
+    """At whatever moment: a result means that it is there, a definite error that it never will be,
+    and anything else may be either."""
+    nodes = led()
+    nodes.favour("b")
+    answers: dict[str, list[object]] = {}
+    for number in range(6):
+        answers[f"c{number}"] = nodes.propose("c", f"c{number}")
+        answers[f"b{number}"] = nodes.propose("b", f"b{number}")
+        nodes.deliver(delivered // 6)
+    nodes.crash("a")
+    nodes.until(lambda: any(nodes.core(name).ready_to_lead for name in "bc"))
+    answers["late"] = nodes.propose("c", "late")
+    nodes.pass_time(2 * TIMING.election_max)
+
+    values = nodes.values("b")
+    assert values == nodes.values("c")
+    for key, told in answers.items():
+        assert len(told) == 1, key
+        if isinstance(told[0], tuple):
+            assert values[key][0] == told[0][0]
+        elif isinstance(told[0], NotLeader | NoLeader):
+            assert key not in values
+        else:
+            assert isinstance(told[0], LeaderChanged)
+    assert isinstance(answers["late"][0], tuple)
+
+
+def test_a_deposed_leader_refuses_what_it_did_not_place() -> None:
+    """A bundle that waits at a leader that steps down goes back: it was certainly not done."""
+    nodes = led()
+    nodes.alter = lambda sent: None if sent.message["type"] == "append_reply" else sent.message
+    for number in range(UNAPPLIED_ENTRIES_MAX):
+        nodes.propose("a", str(number))
+    answered = nodes.propose("b", "x")
+    nodes.until(lambda: not nodes.core("a").is_leader)
+    assert [type(answer) for answer in answered] == [NotLeader]
+
+
+def test_a_follower_that_hears_of_no_place_says_that_it_does_not_know() -> None:
+    """The session broke with the bundle under way: it may be in the leader's log."""
+    nodes = led()
+    nodes.held.add(("a", "b"))
+    answered = nodes.propose("b", "x")
+    nodes.settle()
+    assert answered == []
+    nodes.cut("a", "b")
+    assert [type(answer) for answer in answered] == [LeaderChanged]
+    nodes.advance(TIMING.heartbeat)
+    assert "x" in nodes.values("c")
+
+
+def test_proposals_wait_at_a_follower_for_a_session_with_the_leader() -> None:
+    """Known but not connected is not enough to hand anything on."""
+    nodes = led()
+    nodes.cut("a", "b")
+    answered = nodes.propose("b", "x")
+    nodes.advance(TIMING.heartbeat)
+    assert answered == []
+    nodes.join("a", "b")
+    nodes.advance(TIMING.heartbeat)
+    assert len(answered) == 1
+    assert "x" in nodes.values("b")
+
+
+def test_a_slow_disk_makes_its_peers_patient() -> None:
+    """A leader that says that an fsync took a second is not deposed in that time."""
+    nodes = led()
+    nodes.core("a").persisted(1.0)
+    nodes.advance(TIMING.heartbeat)
+    nodes.held |= {("a", "b"), ("a", "c")}
+    nodes.pass_time(1.0)
+    assert not nodes.sent("b", "pre_vote")
+    nodes.pass_time(1.0)
+    assert nodes.sent("b", "pre_vote")
