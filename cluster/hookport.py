@@ -48,7 +48,7 @@ class HookPort:
             config.hooks,
             boot_id=f"{node.random.getrandbits(48):012x}",
             environment=node.environment,
-            module_paths=(str(config.node.data_dir.parent), "."),
+            module_paths=(str(config.folder),),  # modules lie beside the file that names them
             limits=config.limits.hooks,
             spawn=node.spawn,
         )

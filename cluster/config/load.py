@@ -205,6 +205,7 @@ def _absolute(config: NodeConfig, base: FilePath) -> NodeConfig:
     )
     return replace(
         config,
+        folder=base,
         node=node,
         tls=config.tls.model_copy(update=tls_paths),
         hooks=replace(config.hooks, handlers=handlers),

@@ -6,6 +6,7 @@ The default of every key is also in configs/production.toml, which a test compar
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path as FolderPath
 from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field
@@ -80,6 +81,7 @@ class NodeConfig:
     limits: NodeLimits = field(default_factory=NodeLimits)
     log: LogSection = field(default_factory=LogSection)
     hooks: HooksConfig = field(default_factory=HooksConfig)
+    folder: FolderPath = FolderPath()  # where the file lies: its relative paths begin there
 
 
 MODELS: Final[Mapping[str, type[Section]]] = {

@@ -360,7 +360,7 @@ def test_line_of_every_key_is_a_line_that_has_it(
 
 def test_sections_of_the_models_and_of_the_result_agree() -> None:
     """No section is parsed and then left out of the result."""
-    assert list(SECTIONS) == [field.name for field in fields(NodeConfig)]
+    assert [*SECTIONS, "folder"] == [field.name for field in fields(NodeConfig)]
 
 
 def test_no_key_is_accepted_and_then_ignored() -> None:
