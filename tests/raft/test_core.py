@@ -6,7 +6,8 @@ import pytest
 
 from cluster import operations
 from cluster.errors import LeaderChanged, NoLeader, NotLeader
-from cluster.raft.core import COMMIT_NOTICE_S, UNAPPLIED_ENTRIES_MAX, Bounds
+from cluster.raft.core import UNAPPLIED_ENTRIES_MAX, Bounds
+from cluster.raft.leading import COMMIT_NOTICE_S
 from cluster.raft.log import ForgottenEntries
 from tests.raft.ensemble import TIMING, Ensemble
 

@@ -1,0 +1,159 @@
+"""What a leader does for its followers: entries, heartbeats, commits, rounds, snapshots due.
+
+One message per follower and tick; a follower's answer moves its progress, the commit rule and the
+rounds of linearizable reads. `core.py` builds on it.
+
+May not: read a clock, touch a socket or a disk, know PySyncObj.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.raft.consensus import Consensus
+from cluster.raft.reads import ReadRounds
+from cluster.raft.replication import BATCH_BYTES, BATCH_ENTRIES, Progress
+from cluster.raft.stock import Message
+
+COMMIT_NOTICE_S = 0.001
+"""How long a follower may wait to hear of a commit that nobody there waits for: the next entries
+usually bring it, and a message of its own costs both sides a wake-up."""
+
+
+class Leading(Consensus):
+    """Consensus, and replication to the peers while this node leads."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self._rounds = ReadRounds()
+        self._progress: dict[str, Progress] = {}
+        self._connected: dict[str, bool] = {}
+        self._early: list[tuple[str, Message]] = []
+        self._heartbeat_at: float = arguments["now"]
+        self._notice_at = float("inf")
+        super().__init__(**arguments)
+
+    def progress(self) -> dict[str, Progress]:
+        """The leader's view of its peers; empty on other nodes."""
+        return self._progress if self.is_leader else {}
+
+    def _watch(self, name: str, next_index: int) -> None:
+        connected = self._connected.get(name, False)
+        self._progress[name] = Progress(next_index, connected, self._now)
+
+    def _replicate(self, now: float) -> None:
+        heartbeat = now >= self._heartbeat_at or self._rounds.asked < self._rounds.number
+        if now >= self._heartbeat_at:
+            self._heartbeat_at = now + self.timing.heartbeat
+        self._rounds.asked = self._rounds.number
+        # thesis §10.2.1 holds for entries; a term or vote of this tick must be on disk first
+        queue = self._late if self.log.term_dirty else self._early
+        commit, notice_at, uninformed = self.commit_index, self._notice_at, False
+        for name, progress in self._progress.items():
+            if progress.can_send(self.log.last.index):
+                queue.append((name, self._append_message(progress)))
+            elif heartbeat and progress.connected:
+                queue.append((name, self._heartbeat_message(progress)))
+            elif progress.lacks_commit(commit):
+                if now >= notice_at or progress.is_awaiting(commit):
+                    queue.append((name, {**self._heartbeat_message(progress), "quiet": True}))
+                else:
+                    uninformed = True
+        if not uninformed:
+            self._notice_at = float("inf")
+        elif notice_at == float("inf"):
+            self._notice_at = now + COMMIT_NOTICE_S
+
+    def _heartbeat_message(self, progress: Progress) -> Message:
+        """Carries no entries and no position: it commits what the peer has confirmed to have."""
+        progress.told_commit = min(self.commit_index, progress.match)
+        return {
+            "type": "append_entries",
+            "term": self.term,
+            "commit_index": progress.told_commit,
+            "flight": progress.flight,
+            "round": self._rounds.number,
+            "stall": self._stall,
+        }
+
+    def _append_message(self, progress: Progress) -> Message:
+        previous = self.log.get(progress.next - 1)
+        if previous is None:
+            # what the peer needs next is cut: only a snapshot brings it here (§7)
+            progress.snapshotting = True
+            return self._heartbeat_message(progress)
+        entries = self.log.slice(progress.next, BATCH_ENTRIES, BATCH_BYTES)
+        if progress.probing:
+            entries = entries[:1]
+            progress.sent_probe = True
+        if entries:
+            progress.sent(entries[-1].index, sum(len(entry.command) for entry in entries))
+        message = self._heartbeat_message(progress)
+        if entries and not progress.probing:
+            progress.told_commit = min(self.commit_index, entries[-1].index)
+        return {
+            **message,
+            "commit_index": self.commit_index,
+            "entries": entries,
+            "prevLogIdx": previous.index,
+            "prevLogTerm": previous.term,
+        }
+
+    def _receive_append_reply(self, now: float, sender: str, message: Message) -> None:
+        if message["term"] > self.term:
+            self._adopt_term(now, message["term"])
+            return
+        progress = self._progress.get(sender)
+        if not self.is_leader or message["term"] < self.term or progress is None:
+            return  # an old term's answer counts nowhere, nor does a removed node's
+        self._peer_answered(now, sender, progress)
+        self._peer_stall = max(message["stall"], self._peer_stall * 0.9)
+        self.clock.observe(sender, message["wall"], now)
+        if message["round"] > progress.round:
+            progress.round = message["round"]
+            self._confirm_reads()
+        if message["match"] is not None:
+            self._peer_has(sender, progress, message["match"])
+        elif message["reset_to"] is not None and message["flight"] == progress.flight:
+            progress.restart(message["reset_to"])
+
+    def _peer_answered(self, now: float, name: str, progress: Progress) -> None:
+        progress.heard_at = now
+        if name in self.members.voters:
+            self._heard(name, now)
+
+    def _peer_has(self, name: str, progress: Progress, match: int) -> None:
+        progress.acknowledged(match)
+        if name in self.members.voters:
+            self._count(name, match)
+
+    # --- snapshots: raft/snapshot.py moves the bytes ---
+
+    def snapshots_due(self) -> list[str]:
+        """Peers that lack entries which the log no longer has."""
+        return [n for n, p in self.progress().items() if p.snapshotting and p.connected]
+
+    def snapshot_answered(self, now: float, name: str, installed_index: int | None) -> None:
+        """A peer answered a chunk; with an index it has installed the whole."""
+        progress = self.progress().get(name)
+        if progress is None:
+            return
+        self._peer_answered(now, name, progress)
+        if installed_index is not None:
+            progress.snapshotting = False
+            self._peer_has(name, progress, installed_index)
+            progress.restart(installed_index + 1)
+
+    def snapshot_abandoned(self, name: str) -> None:
+        """Sending failed: find out again what the peer needs."""
+        progress = self.progress().get(name)
+        if progress is not None:
+            progress.snapshotting = False
+            progress.restart(progress.next)
+
+    def _confirm_reads(self) -> None:
+        """The newest round that a quorum of voters has echoed serves it and all before it."""
+        rounds = sorted(
+            self._rounds.number if voter == self.name else self._progress[voter].round
+            for voter in self.members.voters
+        )
+        self._rounds.confirm(rounds[len(rounds) - self.members.quorum])
