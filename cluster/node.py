@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import apsw
 import trio
 
 from cluster import __version__
@@ -283,6 +284,11 @@ class Node:
     @property
     def leader(self) -> str | None:
         return None if self.core is None else self.core.leader
+
+    def open_reader(self) -> apsw.Connection:
+        """Another connection to the applied state, for a long read in a thread."""
+        assert self.storage is not None, "only a node that belongs to a cluster is served"
+        return self.storage.open_reader()
 
     def submit(self, operation: bytes, done: Done) -> None:
         """Replicate a packed operation; `done` is called once with its result, a Rejection or a

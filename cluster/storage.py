@@ -108,6 +108,11 @@ class Storage:
             finally:
                 connection.close()
 
+    def open_reader(self) -> apsw.Connection:
+        """Another connection to the state, for a read in a thread; the caller closes it."""
+        with self._lock:
+            return state.connect(self._directory.state_path)
+
     # --- a copy for a peer ---
 
     def copy(self, ready: Callable[[SnapshotSource | None], None]) -> None:

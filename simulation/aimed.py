@@ -5,7 +5,7 @@ A script yields how long to wait, or what to wait for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from simulation.ambush import QUICKLY, Ambush
@@ -18,58 +18,68 @@ Script = Iterator[float | Callable[[], bool]]
 
 
 def late_answers(world: World) -> Script:
-    """One follower's acknowledgements are on their way while two elections pass: what they
-    confirm was overwritten meanwhile, and the same node leads again (defect G of tests/paper)."""
-    random, network = world.random, world.network
+    """One follower's acknowledgements are on their way while two elections pass, and the same node
+    leads again when they arrive (RAFT.md, defect G)."""
     leader = world.leader()
     if leader is None:
         return
     names = list(world.processes)
-    keeper, *rest = random.sample([n for n in names if n != leader.name], len(names) - 1)
-    network.cut(keeper, leader.name)
-    for name in rest:
-        for known in (leader.name, keeper):
-            network.cut(known, name)
-            network.cut(name, known)
-    yield random.uniform(0.1, 0.6)  # the leader and the keeper alone have what is written now
-
-    def others_lead() -> bool:
-        newest = world.leader()
-        return newest is not None and newest.name in rest
-
-    yield others_lead
-    network.cut(leader.name, keeper)
-    for name in rest:
-        network.heal(leader.name, name)
-        network.heal(name, leader.name)
-    yield random.uniform(0.3, 1.0)  # the old leader follows, the keeper hears nothing
-    newest = world.leader()
-    if newest is not None and newest.core is not None and newest.name != leader.name:
-        newest.core.transfer_leadership(world.now, leader.name, lambda result: None)
-        newest.wake(0.0)
-    yield lambda: leader.leads
-    for name in rest[1:]:
-        network.cut(leader.name, name)
-    network.heal(keeper, leader.name)
-    yield random.uniform(0.1, 0.5)
+    others = world.random.sample([n for n in names if n != leader.name], len(names) - 1)
+    if len(names) > 3 and world.random.random() < 0.5:
+        yield from _answers_for_lost_entries(world, leader, *others)
+    else:
+        yield from _answers_for_old_rounds(world, leader, *others)
+    world.favourite = None
     yield from _heal(world, names)
+
+
+def _answers_for_lost_entries(world: World, leader: Process, keeper: str, *rest: str) -> Script:
+    """What they confirm was overwritten meanwhile."""
+    world.network.cut(keeper, leader.name)
+    _cut(world, [leader.name, keeper], rest)
+    yield world.random.uniform(0.1, 0.6)  # the leader and the keeper alone have what is written now
+    yield lambda: (world.leader() or leader).name in rest
+    world.network.cut(leader.name, keeper)
+    _mend(world, [leader.name], rest)
+    yield world.random.uniform(0.3, 1.0)  # the old leader follows, the keeper hears nothing
+    yield from _transfer(world, leader)
+    for name in rest[1:]:
+        world.network.cut(leader.name, name)
+    world.network.heal(keeper, leader.name)
+    yield world.random.uniform(0.1, 0.5)
+
+
+def _answers_for_old_rounds(world: World, leader: Process, keeper: str, *rest: str) -> Script:
+    """The rounds of reads that they echo are another leadership's."""
+    world.network.cut(keeper, leader.name)
+    yield world.random.uniform(0.1, 0.3)
+    _cut(world, [leader.name], rest)
+    yield lambda: (world.leader() or leader) is not leader
+    _mend(world, [leader.name], rest)
+    yield from _transfer(world, world.processes[rest[0]])
+    yield from _transfer(world, leader)
+    yield world.random.uniform(0.0, 0.2)
+    _cut(world, [leader.name], (keeper, *rest))
+    leader.frozen_until = world.now + 1.0
+    yield lambda: (world.leader() or leader) is not leader
+    yield lambda: world.now >= leader.frozen_until
+    world.favourite = leader.name
+    yield world.random.uniform(0.1, 0.3)
+    world.network.heal(keeper, leader.name)
+    yield world.random.uniform(0.1, 0.3)
 
 
 def hasty_changes(world: World) -> Script:
     """Two leaders, one of them cut off, change the members one after the other, in a hurry
     (defect D of tests/paper)."""
-    random, network = world.random, world.network
+    random = world.random
     leader = world.leader()
     if leader is None:
         return
     names = list(world.processes)
     others = random.sample([n for n in names if n != leader.name], len(names) - 1)
     with_leader = [leader.name, *others[: random.randrange(2) if len(names) > 3 else 0]]
-    for a in with_leader:
-        for b in names:
-            if b not in with_leader:
-                network.cut(a, b)
-                network.cut(b, a)
+    _cut(world, with_leader, [name for name in names if name not in with_leader])
     for name in others:
         yield random.choice([0.0, 0.02, 0.1])
         _remove(world, leader, name)
@@ -142,14 +152,11 @@ def hurried_requests(world: World) -> Script:
 def deaf_leader(world: World) -> Script:
     """The leader is stopped and cut off, the others elect and go on; when it runs again it still
     believes in itself and hears nobody who knows better."""
-    random, network = world.random, world.network
+    random = world.random
     leader = world.leader()
     if leader is None:
         return
-    others = [name for name in world.processes if name != leader.name]
-    for name in others:
-        network.cut(leader.name, name)
-        network.cut(name, leader.name)
+    _cut(world, [leader.name], [name for name in world.processes if name != leader.name])
     leader.frozen_until = world.now + random.choice([0.0, 1.0, 2.0])
     yield lambda: (world.leader() or leader) is not leader
     yield lambda: world.now >= leader.frozen_until
@@ -163,6 +170,29 @@ def _remove(world: World, leader: Process, name: str) -> None:
     if leader.core is not None and leader.core.members.get(name) is not None:
         leader.core.change_members("removed", name, "", "", lambda result: None)
         leader.wake(0.0)
+
+
+def _transfer(world: World, target: Process) -> Script:
+    """Ask whoever leads to hand over to `target`, and wait until it leads."""
+    newest = world.leader()
+    if newest is not None and newest.core is not None and newest is not target:
+        newest.core.transfer_leadership(world.now, target.name, lambda result: None)
+        newest.wake(0.0)
+    yield lambda: target.leads
+
+
+def _cut(world: World, side: Sequence[str], others: Sequence[str]) -> None:
+    for one in side:
+        for other in others:
+            world.network.cut(one, other)
+            world.network.cut(other, one)
+
+
+def _mend(world: World, side: Sequence[str], others: Sequence[str]) -> None:
+    for one in side:
+        for other in others:
+            world.network.heal(one, other)
+            world.network.heal(other, one)
 
 
 def _heal(world: World, names: list[str]) -> Script:

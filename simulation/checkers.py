@@ -1,4 +1,4 @@
-"""What clients may rely on in every run, whatever the faults. Each check raises Violation at once."""
+"""What clients may rely on in every run, whatever the faults. A check that fails raises Violation."""
 
 from __future__ import annotations
 

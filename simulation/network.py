@@ -24,7 +24,7 @@ class Timeline(Protocol):
 
 
 class Network:
-    """`deliver(to, sender, message)`, `connected(a, b)` and `disconnected(a, b)` are the world's."""
+    """The world gives `deliver(to, sender, message)`, `connected(a, b)`, `disconnected(a, b)`."""
 
     def __init__(
         self,

@@ -57,6 +57,9 @@ class ServedNode(Protocol):
     def machine(self) -> AppliedState:
         """The applied state; another object after a snapshot was installed."""
 
+    def open_reader(self) -> apsw.Connection:
+        """Another connection to the applied state, for one read in a thread; the caller closes."""
+
     def submit(self, operation: bytes, done: Done) -> None:
         """Replicate a packed operation and answer once it is applied here."""
 

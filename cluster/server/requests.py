@@ -12,6 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import apsw
+
 from cluster import kv
 from cluster.errors import Compacted, LimitExceeded, Malformed, UnknownRequest
 from cluster.protocol import LINEARIZABLE, LOCAL, MUTATIONS
@@ -36,6 +38,8 @@ class Read(NamedTuple):
     request_id: int
     run: Callable[[ServedNode], object]
     is_long: bool  # may take longer than a few microseconds: one at a time, the loop free between
+    aside: Callable[[apsw.Connection], object] | None = None  # proportional to what is stored: in
+    # place of `run`, in a thread and on a connection of its own
 
 
 Start = Callable[["Server", "Connection", int, list[Any]], None]
@@ -89,7 +93,8 @@ def _range(server: Server, connection: Connection, request_id: int, args: list[A
 
 def _count_keys(server: Server, connection: Connection, request_id: int, args: list[Any]) -> None:
     start_key, end_key = _shaped(args, 1, _text, _text)
-    read = Read(request_id, partial(_read_count, start_key, end_key), True)
+    aside = partial(_count_rows, start_key, end_key)
+    read = Read(request_id, lambda node: None, True, aside)
     connection.read(read, _is_linearizable(args, 2))
 
 
@@ -206,8 +211,8 @@ def _read_page(
     return rows, more, machine.revision
 
 
-def _read_count(start_key: str, end_key: str | None, node: ServedNode) -> object:
-    return kv.count(node.machine.connection, start_key, end_key)
+def _count_rows(start_key: str, end_key: str | None, connection: apsw.Connection) -> object:
+    return kv.count(connection, start_key, end_key)
 
 
 def _read_events(

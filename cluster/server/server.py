@@ -195,7 +195,9 @@ class Server:
                 self._reads_wait = trio.Event()
                 while self._reads:
                     connection, read = self._reads.popleft()
-                    if not connection.is_slow:
+                    if not connection.is_slow and read.aside is not None:
+                        nursery.start_soon(self._answer_aside, connection, read)
+                    elif not connection.is_slow:
                         self._answer_read(connection, read)
                         self.flush()
                     elif connection in self._parked:
@@ -204,6 +206,20 @@ class Server:
                         self._parked[connection] = [read]
                         nursery.start_soon(self._unpark_when_drained, connection)
                     await trio.lowlevel.checkpoint()
+
+    async def _answer_aside(self, connection: Connection, read: Read) -> None:
+        """What is proportional to the store is read in a thread, of the state as it is now."""
+
+        def run() -> object:
+            assert read.aside is not None, "only such a read comes here"
+            reader = self.node.open_reader()
+            try:
+                return read.aside(reader)
+            finally:
+                reader.close()
+
+        connection.answer(read.request_id, await trio.to_thread.run_sync(run))
+        self.flush()
 
     async def _unpark_when_drained(self, connection: Connection) -> None:
         await connection.session.drain()

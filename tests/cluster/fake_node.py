@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import apsw
 import trio
 
 from cluster.errors import LeaderChanged, NoLeader, TremulaError
@@ -46,6 +47,13 @@ class FakeNode:
     def waiting(self) -> int:
         """How many submitted operations were not applied yet."""
         return len(self._submitted)
+
+    def open_reader(self) -> apsw.Connection:
+        """See `ServedNode`; a database in memory is copied, for it has but one connection."""
+        reader = apsw.Connection(":memory:")
+        with reader.backup("main", self.machine.connection, "main") as copy:
+            copy.step(-1)
+        return reader
 
     def submit(self, operation: bytes, done: Done) -> None:
         """See `ServedNode`."""

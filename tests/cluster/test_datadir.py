@@ -145,6 +145,11 @@ def forget_entries(path: Path) -> None:
     change_log(path, lambda log: log.truncate(ENTRIES - 2))
 
 
+def forget_entries_and_follow(path: Path) -> None:
+    forget_entries(path)
+    change_log(path, lambda log: log.set_term(3, None))
+
+
 def forget_term(path: Path) -> None:
     forget_log(path)
     SqliteLog.create(path / "raft.db")
@@ -169,6 +174,10 @@ def forget_entries_and_mark(path: Path) -> None:
     [
         (forget_log, "raft.db is missing"),
         (forget_entries, "raft.db ends at index 6 of term 2, it had reached index 9 of term 2"),
+        (
+            forget_entries_and_follow,
+            "raft.db ends at index 6 of term 3, it had reached index 9 of term 2",
+        ),
         (forget_term, "raft.db ends at index 9 of term 0, it had reached index 9 of term 2"),
         (forget_state, "state.db is missing"),
         (forget_identity, "identity.json is missing"),

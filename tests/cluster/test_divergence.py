@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.divergence import Divergence, Diverged
+from cluster.divergence import Diverged, Divergence
 
 VOTERS = ("a", "b", "c")
 

@@ -25,7 +25,6 @@ class Node:
         self.leads = True
         self.proposed: list[tuple[str, list[int]]] = []
         self.answer: Callable[[object], object] = lambda result: result
-        self.waiting: list[tuple[Done, object]] = []
         self.holds = False
 
     def clocks(self) -> tuple[int, int] | None:
@@ -35,10 +34,8 @@ class Node:
         operation = unpack(payload)
         assert not isinstance(operation, Rejection)
         self.proposed.append((operation[2], operation[3]))
-        (result,) = self.driver.entry(payload).results
-        if self.holds:
-            self.waiting.append((done, result))
-        else:
+        if not self.holds:
+            (result,) = self.driver.entry(payload).results
             done(self.answer(result))
 
     def keeper(self) -> Timekeeper:

@@ -245,3 +245,14 @@ class Ensemble:
 
 def member(name: str, role: Any = "voter") -> Member:
     return Member(name, f"uid-{name}", f"{name}:1", role)
+
+
+def hold(nodes: Ensemble, kind: str) -> Callable[[Sent], Message]:
+    """Stops a link behind which a message of one type waits, until the test lets it go."""
+
+    def held(sent: Sent) -> Message:
+        if sent.message["type"] == kind:
+            nodes.held.add((sent.source, sent.target))
+        return sent.message
+
+    return held

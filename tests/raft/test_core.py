@@ -152,6 +152,39 @@ def test_entries_leave_before_the_fsync_and_acknowledgements_after() -> None:
     assert core.commit_index == core.log.last.index
 
 
+def test_what_is_committed_is_applied_when_it_is_on_the_own_disk() -> None:
+    """A follower that lagged may hear of an entry and of its commit at once."""
+    nodes = led()
+    nodes.isolate("c")
+    nodes.propose("a", "x")
+    nodes.settle()
+    core = nodes.core("c")
+    previous, entry = core.log.last, nodes.core("a").log.last
+    message = {
+        "type": "append_entries", "term": 1, "commit_index": entry.index, "flight": 0, "round": 0,
+        "stall": 0.0, "entries": [list(entry)], "prevLogIdx": previous.index,
+        "prevLogTerm": previous.term,
+    }  # fmt: skip
+    core.receive(nodes.now, "a", message)
+    core.tick(nodes.now)
+    assert core.commit_index == entry.index
+    assert core.take_committed(10, 1 << 20) == []
+    core.log.commit()
+    assert core.take_committed(10, 1 << 20) == [entry]
+
+
+def test_a_term_is_on_disk_before_its_entries_leave() -> None:
+    """A single voter leads at once: what it sends its learner waits for the fsync nevertheless."""
+    nodes = Ensemble("a", "b")
+    core = nodes.core("a")
+    nodes.now += TIMING.election_max
+    core.tick(nodes.now)
+    assert core.is_leader
+    assert core.log.term_dirty
+    assert core.take_early() == []
+    assert [message["type"] for _, message in core.take_messages()] == ["append_entries"]
+
+
 # --- losing and keeping leadership ---
 
 

@@ -6,8 +6,7 @@ import pytest
 
 from cluster.errors import NotLeader, Rejected
 from cluster.raft.core import CATCH_UP_ENTRIES_MAX
-from cluster.raft.stock import Message
-from tests.raft.ensemble import TIMING, Ensemble, Sent
+from tests.raft.ensemble import TIMING, Ensemble, hold
 
 
 def led(voters: str = "abc", learners: str = "", outsiders: str = "") -> Ensemble:
@@ -141,13 +140,7 @@ def test_one_change_at_a_time() -> None:
 def test_a_new_leader_changes_nothing_before_its_first_entry_is_committed() -> None:
     """Otherwise changes of two leaders could overlap, and with them two disjoint quorums."""
     nodes = Ensemble(outsiders="d")
-
-    def hold(sent: Sent) -> Message:
-        if sent.message["type"] == "append_reply":
-            nodes.held.add((sent.source, sent.target))
-        return sent.message
-
-    nodes.alter = hold
+    nodes.alter = hold(nodes, "append_reply")
     nodes.until(lambda: nodes.core("a").is_leader)
     assert reason(nodes.change("a", "added_learner", "d")) == "membership_change_pending"
     nodes.alter = lambda sent: sent.message
@@ -202,6 +195,29 @@ def test_a_change_that_was_not_committed_is_rolled_back() -> None:
     assert nodes.core("a").members == nodes.founders
     assert len(answered) == 1
     assert isinstance(answered[0], Exception)
+
+
+def test_a_promotion_that_was_rolled_back_counts_no_more() -> None:
+    """When that leader leads again, two of its three voters are a majority."""
+    nodes = led("abc", "d")
+    nodes.favour("b")
+    for other in "bc":
+        nodes.cut("a", other)
+    nodes.change("a", "promoted", "d")
+    assert nodes.core("a").members.quorum == 3
+    nodes.cut("a", "d")
+    nodes.elect("b")
+    nodes.join("a", "b")
+    nodes.until(lambda: nodes.core("a").applied_index == nodes.core("b").applied_index)
+    assert nodes.core("a").members.learners == ("d",)
+    for name in "cd":
+        nodes.isolate(name)
+    nodes.favour("a")
+    nodes.core("b").transfer_leadership(nodes.now, "a", lambda result: None)
+    nodes.until(lambda: nodes.core("a").ready_to_lead)
+    answered = nodes.propose("a", "x")
+    nodes.settle()
+    assert len(answered) == 1
 
 
 def test_a_configuration_is_found_again_in_the_log() -> None:

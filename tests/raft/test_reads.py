@@ -4,8 +4,7 @@ import pytest
 
 from cluster.errors import NoLeader, NotLeader
 from cluster.raft.reads import ReadRounds
-from cluster.raft.stock import Message
-from tests.raft.ensemble import TIMING, Ensemble, Sent
+from tests.raft.ensemble import TIMING, Ensemble, hold
 
 
 def test_a_round_confirms_itself_and_all_before_it() -> None:
@@ -85,13 +84,7 @@ def test_an_answer_of_an_earlier_round_confirms_nothing() -> None:
 def test_a_new_leader_reads_only_after_its_first_entry_is_committed() -> None:
     """Before, it does not know how far the cluster has committed (thesis §6.4)."""
     nodes = Ensemble()
-
-    def hold(sent: Sent) -> Message:
-        if sent.message["type"] == "append_reply":
-            nodes.held.add((sent.source, sent.target))
-        return sent.message
-
-    nodes.alter = hold
+    nodes.alter = hold(nodes, "append_reply")
     nodes.until(lambda: nodes.core("a").is_leader)
     answered = nodes.read("a")
     nodes.settle()
@@ -100,6 +93,27 @@ def test_a_new_leader_reads_only_after_its_first_entry_is_committed() -> None:
     nodes.held.clear()
     nodes.settle()
     assert answered == [None]
+
+
+def test_a_new_leader_serves_nothing_older_than_its_predecessor() -> None:
+    """It does not know yet that `x` is committed, and a voter that lacks it confirms the round."""
+    nodes = Ensemble()
+    nodes.elect("a")
+    nodes.favour("b")
+    nodes.isolate("c")
+    written = nodes.propose("a", "x")
+    nodes.settle()
+    assert len(written) == 1
+    assert "x" not in nodes.values("b")
+    nodes.crash("a")
+    nodes.join("b", "c")
+    nodes.alter = hold(nodes, "response_vote")
+    nodes.until(lambda: nodes.core("b").is_candidate)
+    seen: list[tuple[object, bool]] = []
+    nodes.core("b").read(lambda answer: seen.append((answer, "x" in nodes.values("b"))))
+    nodes.held.clear()
+    nodes.settle()
+    assert seen == [(None, True)]
 
 
 def test_reads_of_one_moment_share_a_round() -> None:

@@ -145,21 +145,25 @@ def test_a_copy_that_the_log_covers_discards_nothing() -> None:
         nodes.settle()
     nodes.held |= {("a", "c"), ("c", "a")}  # c has the entries and does not know of their commit
     core, source = nodes.core("c"), nodes.core("a")
-    log = core.log
-    before = (log.first, log.last, core.commit_index, core.applied_index)
-    middle = source.log.get(core.commit_index)
-    for entry in (log.last, middle):
-        assert entry is not None
+    committed = core.log.get(core.commit_index)
+    assert committed is not None
+    for covered in (core.log.last, committed, committed):
+        before = (core.log.first, core.log.last, core.commit_index, core.applied_index)
         chunk = {
-            "type": "snapshot_chunk", "term": source.term, "id": 1, "index": entry.index,
-            "log_term": entry.term, "members": core.members.encode(), "offset": 0, "data": b"x",
+            "type": "snapshot_chunk", "term": source.term, "id": 1, "index": covered.index,
+            "log_term": covered.term, "members": core.members.encode(), "offset": 0, "data": b"x",
             "digest": None,
         }  # fmt: skip
         nodes.traffic.clear()
         nodes.step("c", ("a", chunk))
-        assert (log.first, log.last, core.commit_index, core.applied_index) == before
-        assert [s.message["installed"] for s in nodes.sent("c", "snapshot_reply")] == [entry.index]
+        assert before == (core.log.first, core.log.last, core.commit_index, core.applied_index)
+        (reply,) = nodes.sent("c", "snapshot_reply")
+        assert reply.message["installed"] == covered.index
         assert not nodes.drivers["c"].snapshots.receiving
+        nodes.propose("a", "more")
+        nodes.held.clear()
+        nodes.settle()
+        compact(nodes, "c")  # in the next round the entry is applied and cut
 
 
 def test_only_the_leader_is_believed() -> None:

@@ -1,4 +1,4 @@
-"""Planted bugs: each removes one rule of the hardening. A checker that misses them checks nothing."""
+"""Planted bugs: each removes one rule of the hardening. A checker has to notice every one."""
 
 from __future__ import annotations
 
