@@ -94,18 +94,19 @@ async def our_gap(cluster: RealCluster) -> float:
         async with open_client([endpoint], options=ClientOptions()) as client:
             await client.put("bench/probe", b"0")
             connected.append(label)
+            if len(connected) == len(survivors):
+                ready.set()
             await killed.wait()
             await client.put("bench/probe", b"1")
             first.append(time.perf_counter())
             acknowledged.set()
 
     connected: list[str] = []
-    killed = trio.Event()
+    ready, killed = trio.Event(), trio.Event()
     async with trio.open_nursery() as nursery:
         for label in survivors:
             nursery.start_soon(keep_putting, label)
-        while len(connected) < len(survivors):
-            await trio.sleep(0.01)
+        await ready.wait()
         begin = time.perf_counter()
         await cluster.kill(leader)
         killed.set()
