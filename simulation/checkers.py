@@ -1,4 +1,4 @@
-"""What clients may rely on in every run, whatever the faults. A check that fails raises Violation."""
+"""What clients may rely on in every run, whatever the faults. Who breaks it raises Violation."""
 
 from __future__ import annotations
 

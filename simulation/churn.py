@@ -53,7 +53,7 @@ class Churn:
         strangers = [m.name for m in members.members if world.processes[m.name].uid != m.uid]
         removable = [v for v in members.voters if v != leader.name]
         absent = [n for n in world.processes if members.get(n) is None]
-        if strangers and roll() < 0.8:
+        if strangers:  # repaired first: who loses a disk and removes another may lose the quorum
             self._change(leader, "removed", world.random.choice(strangers))
         elif members.learners and roll() < (0.1 if self._shrinking else 0.5):
             self._change(leader, "promoted", world.random.choice(members.learners))
@@ -61,7 +61,7 @@ class Churn:
             self._change(leader, "removed", world.random.choice(removable))
         elif absent and roll() < 0.7:
             self._change(leader, "added_learner", world.random.choice(absent))
-        elif not strangers and roll() < 0.2:
+        elif leader.core.members_index <= leader.core.applied_index and roll() < 0.2:
             self._wipe(leader, members, absent)
         elif self._joined < NEW_NODES_MAX:
             self._join(leader)

@@ -2,7 +2,7 @@
 
 Proposals become entries (group commit), entries reach followers (one message per follower and
 tick), reads are confirmed (ReadIndex), members and leadership change. One tick, in this order:
-`receive` what arrived, `tick`, send `take_early`, persist the log, `persisted`, send
+`forgive`, `receive` what arrived, `tick`, send `take_early`, persist the log, `persisted`, send
 `take_messages`, apply `take_committed`, report each with `applied`, `serve_reads`.
 
 May not: read a clock, touch a socket or a disk, know PySyncObj.
@@ -199,13 +199,15 @@ class Core(Leading):
         self._jump_to(index, term, members)
         self.proposals.skipped(index)
 
-    def tick(self, now: float, stalled: float = 0.0) -> None:
-        """Let time pass: elections, the commit rule, group commit, replication.
-
-        `stalled` is how long this process could not listen before this call, seconds.
-        """
+    def forgive(self, now: float, stalled: float) -> None:
+        """This process could not listen for `stalled` seconds. Call it before what waited in that
+        time is received: that counts as heard now, and no later."""
         self._enter(now)
         self._forgive(now, stalled)
+
+    def tick(self, now: float) -> None:
+        """Let time pass: elections, the commit rule, group commit, replication."""
+        self._enter(now)
         if now > self._stall_until:
             self._stall = 0.0
         if self.is_leader:
@@ -374,16 +376,30 @@ class Core(Leading):
             return Rejected("unknown_member", f"{name} is not a member of this cluster")
         if change == "promoted":
             return self._promotion_refusal(name)
-        if change == "removed" and name == self.name:
+        return self._removal_refusal(name) if change == "removed" else None
+
+    def _removal_refusal(self, name: str) -> Exception | None:
+        if name == self.name:
             return Rejected("member_leads", f"{name} leads: transfer leadership first")
+        remaining = self.members.without(name)
+        silent = [v for v in remaining.voters if v != self.name and not self._hears(v)]
+        if name in self.members.voters and len(remaining.voters) - len(silent) < remaining.quorum:
+            # the removal itself could never commit, and nothing after it
+            detail = f"without {name} too few voters answer: {', '.join(silent)} do not"
+            return Rejected("quorum_at_risk", f"{detail}; repair or remove them first")
         return None
+
+    def _hears(self, name: str) -> bool:
+        """Whether a peer of this leader answered within an election timeout."""
+        patience = self.timing.election_max + max(self._stall, self._peer_stall)
+        return self._now - self._progress[name].heard_at < patience
 
     def _promotion_refusal(self, name: str) -> Exception | None:
         if name in self.members.voters:
             return Rejected("member_exists", f"{name} is a voter already")
         progress = self._progress[name]
         lacking = self.log.last.index - progress.match
-        heard = progress.connected and self._now - progress.heard_at < self.timing.election_max
+        heard = progress.connected and self._hears(name)
         if progress.snapshotting or lacking > CATCH_UP_ENTRIES_MAX or not heard:
             return Rejected("member_lags", f"{name} lacks {lacking} entries, wait and try again")
         return None

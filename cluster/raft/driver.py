@@ -57,12 +57,13 @@ class Driver:
     ) -> bool:
         """Run one tick; True when there is work left that needs no waiting."""
         core = self.core
+        core.forgive(now, stalled)
         for sender, message in arrived:
             if not self.snapshots.receive(now, sender, message):
                 core.receive(now, sender, message)
             elif message["type"] == "snapshot_chunk":  # it may have become the state
                 core.set_stamp_floor(self._state.wall_ms, self._state.elapsed_ms)
-        core.tick(now, stalled)
+        core.tick(now)
         self.snapshots.drive(now)
         for peer, message in core.take_early():
             self._send(peer, message)

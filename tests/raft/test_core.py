@@ -399,3 +399,74 @@ def test_a_slow_disk_makes_its_peers_patient() -> None:
     assert not nodes.sent("b", "pre_vote")
     nodes.pass_time(1.0)
     assert nodes.sent("b", "pre_vote")
+
+
+def test_a_leader_is_patient_with_slow_disks_of_its_followers() -> None:
+    """Their silence may be an fsync: check-quorum waits as much longer."""
+    nodes = led()
+    for name in "bc":
+        nodes.core(name).persisted(1.0)
+    nodes.advance(TIMING.heartbeat)
+    nodes.isolate("a")
+    nodes.pass_time(TIMING.election_max + 0.5)
+    assert nodes.core("a").is_leader
+    nodes.pass_time(1.0)
+    assert not nodes.core("a").is_leader
+
+
+def test_a_node_that_was_paused_does_not_blame_the_others() -> None:
+    """It could not have heard anybody: neither leader nor follower gives up for its own stall."""
+    nodes = led()
+    nodes.now += 10.0
+    for name in "ab":
+        nodes.drivers[name].step(nodes.now, (), stalled=10.0)
+    assert nodes.core("a").is_leader
+    assert not nodes.sent("b", "pre_vote")
+    nodes.drivers["c"].step(nodes.now, ())
+    assert nodes.sent("c", "pre_vote")
+    nodes.held.add(("a", "b"))
+    nodes.settle()
+    assert [s.message["granted"] for s in nodes.sent("b", "pre_vote_reply")] == [False]
+    assert nodes.core("a").is_leader
+
+
+def test_a_pause_is_forgiven_before_anything_that_arrived_in_it() -> None:
+    """Who asks first hears that the leader lives, though its heartbeats are read only then."""
+    nodes = led()
+    last = nodes.core("b").log.last
+    position = {"last_log_index": last.index, "last_log_term": last.term}
+    nodes.now += 10.0
+    asked = [("c", {"type": "pre_vote", "term": 2, **position})]
+    nodes.drivers["b"].step(nodes.now, asked, stalled=10.0)
+    assert [s.message["granted"] for s in nodes.sent("b", "pre_vote_reply")] == [False]
+
+
+def test_a_pause_buys_the_leader_no_time_beyond_it() -> None:
+    """A heartbeat that waited is as good as one that is heard now, and no better: when the leader
+    dies after a pause of ten seconds, the others do not wait ten seconds more."""
+    nodes = led()
+    nodes.favour("c")
+    nodes.held |= {("a", "b"), ("a", "c")}
+    nodes.advance(TIMING.heartbeat)
+    waiting = nodes.sent("a", "append_entries")[-2:]
+    nodes.now += 10.0
+    for sent in waiting:
+        nodes.drivers[sent.target].step(nodes.now, [("a", sent.message)], stalled=10.0)
+    died = nodes.now
+    nodes.crash("a")
+    nodes.until(lambda: any(nodes.core(name).ready_to_lead for name in "bc"))
+    assert nodes.now - died < 2 * TIMING.election_max
+
+
+def test_a_pause_of_the_leader_buys_itself_no_time_beyond_it() -> None:
+    """Answers that waited count as of now: without any more of them it steps down as usual."""
+    nodes = led()
+    nodes.held |= {("b", "a"), ("c", "a")}
+    nodes.advance(TIMING.heartbeat)
+    replies = [(name, nodes.sent(name, "append_reply")[-1].message) for name in "bc"]
+    nodes.now += 10.0
+    nodes.drivers["a"].step(nodes.now, replies, stalled=10.0)
+    assert nodes.core("a").is_leader
+    nodes.isolate("a")
+    nodes.pass_time(2 * TIMING.election_max)
+    assert not nodes.core("a").is_leader

@@ -316,3 +316,16 @@ def test_only_the_leader_can_make_a_node_stand() -> None:
     nodes.step("b", ("a", {"type": "timeout_now", "term": 1}))
     nodes.settle()
     assert nodes.core("b").is_leader
+
+
+def test_a_removal_that_would_cost_the_quorum_is_refused() -> None:
+    """With one voter of three silent the other is needed; the silent one may go. Seed 1113 found
+    a cluster that had removed its last healthy follower."""
+    nodes = led()
+    nodes.isolate("c")
+    nodes.pass_time(2 * TIMING.election_max)
+    assert reason(nodes.change("a", "removed", "b")) == "quorum_at_risk"
+    removed = nodes.change("a", "removed", "c")
+    nodes.advance(TIMING.heartbeat)
+    assert not isinstance(removed[0], Exception)
+    assert nodes.core("a").members.voters == ("a", "b")

@@ -67,7 +67,7 @@ class AnybodysVote(Core):
         super()._receive_pre_vote_reply(now, sender, {**message, "granted": True})
 
     def _receive_request_vote(self, now: float, sender: str, message: Message) -> None:
-        self.log.voted_for = None
+        self.log.voted_for = None  # type: ignore[misc]
         self._SyncObj__votedForNodeId = None
         super()._receive_request_vote(now, sender, message)
 
