@@ -1,7 +1,8 @@
 """Keeping the disk small: checkpoints of the state, and a Raft log that ends where they begin.
 
 The log is cut at an index that a completed checkpoint made durable, never beyond, and some of it
-is kept for peers that lag a little. Deleting goes in slices, between ticks.
+is kept for peers that lag: always a little, and for a while what a connected one still needs.
+Deleting goes in slices, between ticks.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from cluster.storage import Storage
 CHECKPOINT_EVERY_S = 1.0
 SWEEP_ROWS = 500
 SWEEP_EVERY_S = 0.03
+NEEDED_TIMES_MAX = 4
+"""How many times its bounds the log may grow for peers that are being brought up to date."""
 
 
 class Housekeeping:
@@ -27,12 +30,14 @@ class Housekeeping:
         log: SqliteLog,
         wake: Callable[[], None],
         *,
+        needed_index: Callable[[], int],
         log_entries_max: int,
         log_bytes_max: int,
     ) -> None:
         self._storage = storage
         self._log = log
         self._wake = wake
+        self._needed_index = needed_index
         self._entries_max = log_entries_max
         self._bytes_max = log_bytes_max
 
@@ -55,6 +60,11 @@ class Housekeeping:
         index = min(durable, log.persisted_index)
         # half of the bound stays: a peer that was away for a moment needs no snapshot
         index = min(index, log.index_before(self._entries_max // 2, self._bytes_max // 2))
+        entries_max, bytes_max = (
+            NEEDED_TIMES_MAX * bound for bound in (self._entries_max, self._bytes_max)
+        )
+        if len(log) <= entries_max and log.kept_bytes <= bytes_max:
+            index = min(index, self._needed_index())
         if index > log.first.index:
             log.compact(index)
             self._wake()

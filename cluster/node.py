@@ -167,6 +167,7 @@ class Node:
             self.storage,
             raft_log,
             self.engine.wake,
+            needed_index=self.engine.core.needed_index,
             log_entries_max=raft.log_entries_max,
             log_bytes_max=raft.log_bytes_max,
         )

@@ -116,6 +116,7 @@ class Invariants:
         if known is not None:
             raise Violation(f"{known} and {process.name} both lead term {core.term}")
         self.leaders[core.term] = process.name
+        self._world.note(process.name, f"leads term {core.term}")
         for index in range(core.log.first.index, self.committed_index + 1):
             entry = core.log.get(index)
             missing = entry is None or entry.term != self._committed.get(index)

@@ -30,6 +30,7 @@ from simulation.invariants import Invariants
 from simulation.network import Network
 from simulation.options import Options
 from simulation.process import Process
+from simulation.story import Event
 
 LIVENESS_S = 20.0
 REDIAL_S = 0.05
@@ -59,7 +60,7 @@ class World:
         self.now = 0.0
         self.checker = Checker()
         self.invariants = Invariants(self)
-        self.trace: deque[str] = deque(maxlen=TRACE_MAX)
+        self.trace: deque[Event] = deque(maxlen=TRACE_MAX)
         self.hash = hashlib.blake2b(digest_size=16)
         self.platters: dict[str, Platter] = {}  # uid -> disk, of wiped directories as well
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -99,9 +100,9 @@ class World:
             self.now = max(self.now, time)
 
     def note(self, who: str, what: str) -> None:
-        line = f"{self.now:9.4f}  {who:<8}{what}"
-        self.trace.append(line)
-        self.hash.update(line.encode())
+        event = Event(self.now, who, what)
+        self.trace.append(event)
+        self.hash.update(str(event).encode())
 
     # --- nodes ---
 

@@ -80,6 +80,7 @@ class Leading(Consensus):
         if previous is None:
             # what the peer needs next is cut: only a snapshot brings it here (§7)
             progress.snapshotting = True
+            progress.snapshot_from = self.applied_index
             return self._heartbeat_message(progress)
         entries = self.log.slice(progress.next, BATCH_ENTRIES, BATCH_BYTES)
         if progress.probing:
@@ -127,6 +128,12 @@ class Leading(Consensus):
             self._count(name, match)
 
     # --- snapshots: raft/snapshot.py moves the bytes ---
+
+    def needed_index(self) -> int:
+        """Behind which index connected peers still need the log. Cut there, a peer whose copy of
+        the state takes longer than the log lasts would need one copy after the other."""
+        connected = [p.needed_index for p in self.progress().values() if p.connected]
+        return min(connected, default=self.log.last.index)
 
     def snapshots_due(self) -> list[str]:
         """Peers that lack entries which the log no longer has."""

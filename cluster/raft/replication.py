@@ -31,6 +31,7 @@ class Progress:
         "probing",
         "round",
         "sent_probe",
+        "snapshot_from",
         "snapshotting",
         "told_commit",
     )
@@ -43,6 +44,7 @@ class Progress:
         self.heard_at = now
         self.connected = connected
         self.snapshotting = False
+        self.snapshot_from = 0  # the copy on its way is of this log index or a later one
         # until a first success the log may differ: ask with one message at a time
         self.probing = True
         self.sent_probe = False
@@ -66,6 +68,11 @@ class Progress:
         if self.probing:
             return not self.sent_probe
         return self.next <= last_index and self.in_flight_bytes < WINDOW_BYTES
+
+    @property
+    def needed_index(self) -> int:
+        """Behind which index the log must last, for the peer to go on without another snapshot."""
+        return self.snapshot_from if self.snapshotting else self.match
 
     def sent(self, last_index: int, size: int) -> None:
         self.next = last_index + 1

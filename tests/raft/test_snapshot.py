@@ -278,3 +278,18 @@ def test_without_room_for_a_copy_the_leader_asks_again_what_the_peer_needs() -> 
     nodes.alter = lambda sent: sent.message
     nodes.until(lambda: caught_up(nodes, "c"))
     snapshots.close()
+
+
+def test_the_log_lasts_as_long_as_a_copy_is_on_its_way() -> None:
+    """What follows the copy must still be there, or one copy would follow the other."""
+    nodes = behind()
+    began = nodes.core("a").applied_index
+    nodes.until(lambda: len(nodes.sent("a", "snapshot_chunk")) > 0)
+    nodes.held.add(("a", "c"))
+    nodes.propose("a", "more")
+    nodes.settle()
+    assert nodes.core("a").needed_index() == began < nodes.core("a").applied_index
+    nodes.held.clear()
+    nodes.until(lambda: caught_up(nodes, "c"))
+    nodes.settle()
+    assert nodes.core("a").needed_index() == nodes.core("a").log.last.index

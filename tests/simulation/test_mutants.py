@@ -8,7 +8,6 @@ import pytest
 
 from cluster.raft.core import Core
 from cluster.raft.log import ForgottenEntries
-from cluster.raft.log import ForgottenEntries
 from simulation.world import World
 from tests.simulation import mutants
 
