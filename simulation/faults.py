@@ -75,8 +75,10 @@ class Faults:
         self._world.after(CONDITION_S, give_up)
 
     def play(self, script: Script) -> None:
-        """Run a script step by step, unless all faults end before."""
+        """Run a script step by step, unless all faults end before. All need three nodes."""
         world = self._world
+        if len(world.processes) < 3:
+            return
         self._scripts += 1
 
         def go_on() -> None:
@@ -183,8 +185,9 @@ class Faults:
 
     def _disconnect(self, victim: Process) -> None:
         world = self._world
-        other = world.random.choice([n for n in world.processes if n != victim.name])
-        world.network.disconnect(victim.name, other)
+        others = [n for n in world.processes if n != victim.name]
+        if others:
+            world.network.disconnect(victim.name, world.random.choice(others))
 
     def _isolate(self, victim: Process) -> None:
         self._separate([victim.name])

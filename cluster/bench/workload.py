@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import cycle
 from random import Random
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ class Plan:
     value_bytes: int = 100
     keys: int = 10_000
     local: bool = False
+    in_turn: bool = False  # the keys one after the other instead of at random
     warm_up_s: float = 1.0
     seconds: float = 5.0
 
@@ -106,6 +108,8 @@ def _publish(requests: Requests) -> Callable[[], Request]:
 
 def _chooser(requests: Requests) -> Callable[[], str]:
     """Random keys, uniformly; drawing an index is half the price of `random.choice`."""
+    if requests.plan.in_turn:
+        return cycle(requests.keys).__next__
     keys, draw, count = requests.keys, requests.random.random, len(requests.keys)
     return lambda: keys[int(draw() * count)]
 

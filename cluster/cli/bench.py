@@ -42,6 +42,9 @@ async def _bench(
     ] = None,
     value_bytes: Annotated[int, typer.Option("--value-bytes", min=8, max=1 << 20)] = 100,
     keys: Annotated[int, typer.Option("--keys", min=1, max=1_000_000)] = 10_000,
+    in_turn: Annotated[
+        bool, typer.Option("--in-turn", help="Keys one after the other; default: at random.")
+    ] = False,
     local: Annotated[bool, typer.Option("--local", help="get: the node's own state.")] = False,
     to: Annotated[
         str, typer.Option("--to", help="Which nodes serve: leader, followers or spread.")
@@ -56,6 +59,7 @@ async def _bench(
         raise typer.BadParameter("--to is leader, followers or spread")
     common: dict[str, Any] = {
         "value_bytes": value_bytes, "keys": keys, "seconds": seconds, "warm_up_s": warm_up,
+        "in_turn": in_turn,
     }  # fmt: skip
     plans = [replace(plan, **common) for plan in SUITE]
     if workload is not None:

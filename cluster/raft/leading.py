@@ -38,7 +38,7 @@ class Leading(Consensus):
 
     def _watch(self, name: str, next_index: int) -> None:
         connected = self._connected.get(name, False)
-        self._progress[name] = Progress(next_index, connected, self._now)
+        self._progress[name] = Progress(next_index, connected)
 
     def _replicate(self, now: float) -> None:
         heartbeat = now >= self._heartbeat_at or self._rounds.asked < self._rounds.number

@@ -36,12 +36,12 @@ class Progress:
         "told_commit",
     )
 
-    def __init__(self, next_index: int, connected: bool, now: float) -> None:
+    def __init__(self, next_index: int, connected: bool) -> None:
         self.match = 0
         self.next = next_index
         self.flight = 0
         self.round = 0
-        self.heard_at = now
+        self.heard_at = float("-inf")  # in this leadership not at all
         self.connected = connected
         self.snapshotting = False
         self.snapshot_from = 0  # the copy on its way is of this log index or a later one

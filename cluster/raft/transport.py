@@ -27,6 +27,8 @@ GREETING_S = 5.0
 GREETING_BYTES_MAX = 1 << 20
 REDIAL_MIN_S, REDIAL_MAX_S = 0.05, 1.0
 PEER_CONNECTIONS_MAX = 64
+HELD_MAX = 1000
+"""Messages that wait for the other half of a link: a round trip's."""
 
 
 class Host(Protocol):
@@ -63,6 +65,7 @@ class Transport:
         self._outbound: dict[str, Session] = {}
         self._inbound: dict[str, Session] = {}
         self._up: dict[str, bool] = {}
+        self._held: dict[str, list[Message]] = {}
         self._uids: dict[str, str] = {}
         self._dials: dict[str, trio.CancelScope] = {}
         self._answered: dict[str, str] = {}  # address -> who answered there last
@@ -199,14 +202,25 @@ class Transport:
                     if message is None:
                         self._host.stranger("peer", f"malformed frame from {sender}")
                         return
-                    self._host.received(sender, message)
+                    if self._up.get(sender):
+                        self._host.received(sender, message)
+                    else:
+                        self._hold(sender, session, message)
                 data = await session.receive()
-                if not data:
+                if not data or self._inbound.get(sender) is not session:
                     return
                 unpacker.feed(data)
             except (ValueError, msgpack.UnpackException, msgpack.BufferFull):
                 self._host.stranger("peer", f"bytes from {sender} that are no msgpack")
                 return
+
+    def _hold(self, sender: str, session: Session, message: Message) -> None:
+        """The other side's link can be up before ours. What it sends has to wait: our answers
+        would go nowhere, and it never sends again what it believes to be under way."""
+        held = self._held.setdefault(sender, [])
+        held.append(message)
+        if len(held) > HELD_MAX:
+            session.close("its link is up, ours is not")
 
     def uid_of(self, name: str) -> str | None:
         """The uid of the node of this name that there is a session with now."""
@@ -223,6 +237,8 @@ class Transport:
         if before is not None:
             before.close("superseded by a newer session")
             self._set_link(name, False)
+        if sessions is self._inbound:
+            self._held.pop(name, None)
         if name in self._outbound and name in self._inbound:
             self._set_link(name, True)
 
@@ -237,6 +253,8 @@ class Transport:
         self._up[name] = up
         if up:
             self._host.link_up(name)
+            for message in self._held.pop(name, ()):
+                self._host.received(name, message)
         else:
             self._host.link_down(name)
 

@@ -61,7 +61,7 @@ class _ResendsAndTruncates(NoTrimming):
 
     def _watch(self, name: str, next_index: int) -> None:
         connected = self._connected.get(name, False)
-        self._progress[name] = _MovesBack(next_index, connected, self._now)
+        self._progress[name] = _MovesBack(next_index, connected)
 
 
 def test_a_without_its_rules_writes_are_lost() -> None:

@@ -1,7 +1,8 @@
 """Tremula and etcd side by side in one run: `python -m tests.peers.compare`. See README.md.
 
 Both clusters stand on loopback the whole time; the workloads take turns, so that both meet the
-same minutes of the machine. Ours are measured by `cluster bench`, whose client is Python and takes
+same minutes of the machine, and the one that is not measured is paused. Both get the same keys in
+the same order. Ours are measured by `cluster bench`, whose client is Python and takes
 its share of the same processors; etcd's by the lighter client of this folder. Medians over the
 rounds, and the ratio that the project quotes.
 """
@@ -11,11 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +73,7 @@ def ours(cluster: RealCluster, arguments: tuple[str, ...], seconds: float) -> tu
     finished = subprocess.run(
         [
             sys.executable, "-m", "cluster.cli", "bench", *arguments, "--json",
-            "--seconds", str(seconds), "--warm-up", "0.5", "--keys", str(KEYS),
+            "--seconds", str(seconds), "--warm-up", "0.5", "--keys", str(KEYS), "--in-turn",
         ],
         env={**os.environ, **cluster.cli_environment()},
         capture_output=True,
@@ -80,6 +84,22 @@ def ours(cluster: RealCluster, arguments: tuple[str, ...], seconds: float) -> tu
     if result["errors"]:
         raise RuntimeError(f"{arguments}: {result['errors']}")
     return result["operations_per_s"], result["latency_ms"]["p50"]
+
+
+@contextmanager
+def paused(processes: list[int]) -> Iterator[None]:
+    """The cluster that is not measured takes no turn at all: even an idle one has heartbeats."""
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
+
+
+def our_processes(cluster: RealCluster) -> list[int]:
+    return [node.pid for node in cluster.nodes.values()]
 
 
 async def our_gap(cluster: RealCluster) -> float:
@@ -131,10 +151,14 @@ async def compare(options: argparse.Namespace, folder: Path) -> int:
             bench.fill(KEYS)
             for number in range(1, options.rounds + 1):
                 for name, pair in PAIRS.items():
-                    row = bench.workloads[pair.etcd](pair.etcd, number)
-                    rate, median = await trio.to_thread.run_sync(
-                        ours, cluster, pair.ours, options.seconds
-                    )
+                    with paused(our_processes(cluster)):
+                        row = bench.workloads[pair.etcd](pair.etcd, number)
+                    await cluster.leader()
+                    with paused(etcd.processes()):
+                        rate, median = await trio.to_thread.run_sync(
+                            ours, cluster, pair.ours, options.seconds
+                        )
+                    etcd.leader()
                     theirs = row.p50_ms if pair.unit == "ms" else row.per_second
                     mine = median if pair.unit == "ms" else rate
                     rates[name].append((mine, theirs))

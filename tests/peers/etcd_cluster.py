@@ -126,6 +126,10 @@ class EtcdCluster:
             time.sleep(0.05)
         raise TimeoutError(f"no leader within {READY_S} s; see {self._folder}/m*.log")
 
+    def processes(self) -> list[int]:
+        """The process ids of the running members."""
+        return [process.pid for process in self._processes if process is not None]
+
     def running(self) -> list[int]:
         return [member for member, process in enumerate(self._processes) if process is not None]
 

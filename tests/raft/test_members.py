@@ -329,3 +329,13 @@ def test_a_removal_that_would_cost_the_quorum_is_refused() -> None:
     nodes.advance(TIMING.heartbeat)
     assert not isinstance(removed[0], Exception)
     assert nodes.core("a").members.voters == ("a", "b")
+
+
+def test_a_new_leader_removes_no_voter_before_it_has_heard_enough_others() -> None:
+    """It knows nothing of them yet: the last healthy one must not go. Seed 10110 found it."""
+    nodes = led()
+    nodes.isolate("c")
+    nodes.until(lambda: nodes.core("a").ready_to_lead)
+    nodes.core("a").transfer_leadership(nodes.now, "b", lambda result: None)
+    nodes.until(lambda: nodes.core("b").ready_to_lead)
+    assert reason(nodes.change("b", "removed", "a")) == "quorum_at_risk"

@@ -5,14 +5,14 @@ from cluster.raft.replication import WINDOW_BYTES, Progress
 
 def matched(match: int) -> Progress:
     """A peer that has answered that it has everything up to `match`."""
-    progress = Progress(match + 1, True, 0.0)
+    progress = Progress(match + 1, True)
     progress.acknowledged(match)
     return progress
 
 
 def test_a_new_peer_is_asked_with_one_message() -> None:
     """Until its first success its log may differ, so that only one probe is under way."""
-    progress = Progress(10, True, 0.0)
+    progress = Progress(10, True)
     assert progress.can_send(9)
     progress.sent_probe = True
     assert not progress.can_send(99)
