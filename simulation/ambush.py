@@ -21,6 +21,7 @@ MOMENTS: dict[str, tuple[str, ...]] = {
     "entries": ("append_entries",),
     "snapshot": ("snapshot_chunk", "snapshot_reply"),
     "transfer": ("timeout_now",),
+    "installation": ("install",),
 }
 ACTIONS: dict[str, tuple[str, ...]] = {
     "acknowledgement": ("kill_sender", "power_sender", "break_link", "isolate_receiver"),
@@ -31,6 +32,7 @@ ACTIONS: dict[str, tuple[str, ...]] = {
     "entries": ("kill_sender", "power_sender", "break_link", "isolate_sender"),
     "snapshot": ("kill_sender", "kill_receiver", "power_receiver", "break_link"),
     "transfer": ("kill_sender", "kill_receiver", "isolate_sender", "freeze_sender"),
+    "installation": ("kill_sender", "power_sender"),
 }
 QUICKLY = (0.002, 0.01, 0.05)
 

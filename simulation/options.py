@@ -51,6 +51,8 @@ class Options:
     @classmethod
     def draw(cls, random: Random, nodes: int) -> Options:
         chosen = random.sample(FAULTS, random.choice([1, 2, 2, 4, 8]))
+        if "ambush" not in chosen and random.random() < 0.4:
+            chosen.append("ambush")
         return cls(
             nodes=nodes,
             safety_s=random.uniform(5.0, 15.0),

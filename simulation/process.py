@@ -254,12 +254,16 @@ class _WatchedSink:
         self.discard = sink.discard
 
     def seal(self) -> None:
-        self._process.port()
+        self._port()
         self._sink.seal()
-        self._process.port()
+        self._port()
 
     def adopt(self) -> None:
-        self._process.port()
+        self._port()
         self._sink.adopt()
         self._process.world.note(self._process.name, "installs a snapshot")
+        self._port()
+
+    def _port(self) -> None:
         self._process.port()
+        self._process.world.faults.strikes(self._process, "install", None)
