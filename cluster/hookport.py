@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 30.0
 """How long one operation is repeated; Raft elects within a second."""
+ATTEMPT_S = 2.0
 PAUSE_MIN_S, PAUSE_MAX_S = 0.02, 0.5
 
 Done = Callable[[object], None]
@@ -161,8 +162,10 @@ class HookPort:
             answered.set()
 
         self._node.propose(operation, done)
-        await answered.wait()
-        return answer[0]
+        with trio.move_on_after(ATTEMPT_S):
+            await answered.wait()
+        # what does not answer for so long is asked again under the same number: it applies once
+        return answer[0] if answer else Timeout(int(ATTEMPT_S * 1000))
 
     # --- requests of the client port ---
 
