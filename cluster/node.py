@@ -39,8 +39,8 @@ from cluster.raft.consensus import Timing
 from cluster.raft.core import Bounds, Core
 from cluster.raft.driver import Driver
 from cluster.raft.engine import Engine
-from cluster.raft.log import SqliteLog
 from cluster.raft.membership import Membership
+from cluster.raft.sqlite_log import SqliteLog
 from cluster.security.tls import client_context, server_context
 from cluster.selfcheck import SelfCheck
 from cluster.server import Server
@@ -179,6 +179,8 @@ class Node:
             nursery.start_soon(timekeeper.run)
             self.peering.follow_members()
             self.transport.redial()
+            # before the port opens: its requests are known from the first connection on
+            await nursery.start(hooks.run)
             client = self.config.listen.client
             await nursery.start(
                 self.server.run,
@@ -189,7 +191,6 @@ class Node:
             )
             scan = SelfCheck(self.directory.state_path, nursery)
             self.server.extra["doctor.scan"] = scan.start
-            await nursery.start(hooks.run)
             self.log.info("serving", cluster=self.cluster_id, client=str(client))
             await stop.wait()
             self._stopping = True

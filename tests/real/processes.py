@@ -119,7 +119,7 @@ class RealNode:
                 start_new_session=True,  # Ctrl-C is for the tests, which end their nodes in order
             )
 
-    async def ended(self, bound_s: float = BOUND_S) -> int:
+    async def ended(self, bound_s: float = STOP_S) -> int:
         """Wait until the process has ended; returns its exit code."""
         assert self.process is not None, f"{self.label} was never started"
         self.may_end = True
