@@ -40,6 +40,7 @@ CLIENT: Final = "tests"
 CERTIFICATE_DAYS: Final = 7
 READY_S: Final = 30.0  # three interpreters that start at once on two busy cores
 BOUND_S: Final = 30.0
+STOP_S: Final = 60.0  # a node drains its handlers for up to 40 s and settles for 5 s
 PROBE_MS: Final = 1_000
 POLL_S: Final = 0.02
 LOG_TAIL_LINES: Final = 30
