@@ -26,7 +26,8 @@ import apsw
 
 from cluster import state
 from cluster.corruption import RECOVERY, CorruptState
-from cluster.raft.log import CorruptLog, SqliteLog
+from cluster.raft.log import CorruptLog
+from cluster.raft.sqlite_log import SqliteLog
 
 FORMAT = 1
 IDENTITY, MARK, LOCK = "identity.json", "raft.mark", "lock"

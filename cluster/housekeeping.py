@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import trio
 
-from cluster.raft.log import SqliteLog
+from cluster.raft.sqlite_log import SqliteLog
 from cluster.storage import Storage
 
 CHECKPOINT_EVERY_S = 1.0

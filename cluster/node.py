@@ -39,8 +39,8 @@ from cluster.raft.consensus import Timing
 from cluster.raft.core import Bounds, Core
 from cluster.raft.driver import Driver
 from cluster.raft.engine import Engine
-from cluster.raft.log import SqliteLog
 from cluster.raft.membership import Membership
+from cluster.raft.sqlite_log import SqliteLog
 from cluster.security.tls import client_context, server_context
 from cluster.selfcheck import SelfCheck
 from cluster.server import Server

@@ -13,7 +13,8 @@ import apsw
 from cluster import state
 from cluster.corruption import CorruptState, storage_error
 from cluster.datadir import LOCK, LOG, STATE, DataDirError
-from cluster.raft.log import CorruptLog, SqliteLog, StorageFailed
+from cluster.raft.log import CorruptLog, StorageFailed
+from cluster.raft.sqlite_log import SqliteLog
 
 
 def scan_stopped(directory: Path) -> tuple[str, list[str]]:

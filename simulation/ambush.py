@@ -74,7 +74,8 @@ class Ambush:
         world = process.world
         action, _, whom = self.action.partition("_")
         name = process.name if whom == "sender" or to is None else to
-        if action == "kill" and name == process.name and process.stepping:
+        if action in ("kill", "power") and name == process.name and process.stepping:
+            process.loses_power = action == "power"
             world.after(process.step_cost, lambda: faults.restart_later(name, self.restart_s))
             raise Crashed
         if action in ("kill", "power"):

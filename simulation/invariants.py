@@ -132,8 +132,11 @@ class Invariants:
     def applies(self, process: Process, entry: Entry) -> None:
         """Only what is committed is applied, and it is the same everywhere."""
         self._world.checker.applied(process.name, entry)
-        if process.leads and entry.index > self.committed_index:
-            self._advances(process)
+        if entry.index > self.committed_index:
+            if process.leads:
+                self._advances(process)
+            else:  # it led when it committed this, and lost its quorum in the same tick
+                self._commits(process, entry.index)
 
     def stamps(self, process: Process) -> None:
         """The clocks of the newest entry are not ahead of real time, as long as one

@@ -51,6 +51,7 @@ class Process:
         self._deadline = 0.0  # what the last step said it must be followed by
         self._dying = False
         self.stepping = False
+        self.loses_power = False  # with the crash in the step that is in progress
         self.wipe(uid)
 
     def wipe(self, uid: str) -> None:
@@ -197,12 +198,12 @@ class Process:
     def bury(self) -> None:
         if self._dying:
             self._dying = False
-            self.stop(power=False)
+            self.stop(power=self.loses_power)
             self.world.hang_up(self.name)
 
     def stop(self, power: bool) -> None:
         self.core = self.driver = None
-        self._dying = False
+        self._dying = self.loses_power = False
         self.incarnation += 1
         self.scheduled = float("inf")
         self.crash_in = None

@@ -12,7 +12,8 @@ import pytest
 from cluster import state
 from cluster.datadir import IDENTITY, MARK, DataDir, DataDirError, Marker
 from cluster.machine import Machine
-from cluster.raft.log import Entry, SqliteLog
+from cluster.raft.log import Entry
+from cluster.raft.sqlite_log import SqliteLog
 
 FOUNDERS = [["a", "uid-1", "a:1", "voter"]]
 ENTRIES = 9

@@ -9,7 +9,8 @@ import trio
 from trio.testing import MockClock
 
 from cluster.housekeeping import CHECKPOINT_EVERY_S, NEEDED_TIMES_MAX, Housekeeping
-from cluster.raft.log import Entry, SqliteLog
+from cluster.raft.log import Entry
+from cluster.raft.sqlite_log import SqliteLog
 
 ENTRIES_MAX = 1000
 

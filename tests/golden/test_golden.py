@@ -9,7 +9,7 @@ import pytest
 
 from cluster import kv
 from cluster.datadir import DataDir
-from cluster.raft.log import SqliteLog
+from cluster.raft.sqlite_log import SqliteLog
 from cluster.storage import Storage
 from hooks.publisher import payload
 from pubsub import log

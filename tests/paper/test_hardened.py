@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.raft.log import Entry, SqliteLog
+from cluster.raft.log import Entry
 from cluster.raft.replication import BATCH_BYTES, Progress
+from cluster.raft.sqlite_log import SqliteLog
 from tests.paper import schedules
 from tests.paper.hardened import HardenedLaboratory
 from tests.paper.laboratory import Outcome

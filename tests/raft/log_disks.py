@@ -6,7 +6,8 @@ import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from cluster.raft.log import Entry, SqliteLog
+from cluster.raft.log import Entry
+from cluster.raft.sqlite_log import SqliteLog
 from simulation.disk import Platter, SimulatedLog
 
 Log = SqliteLog | SimulatedLog

@@ -13,7 +13,8 @@ import pytest
 
 from cluster import state
 from cluster.datadir import DataDir, DataDirError
-from cluster.raft.log import CorruptLog, Entry, SqliteLog, StorageFailed
+from cluster.raft.log import CorruptLog, Entry, StorageFailed
+from cluster.raft.sqlite_log import SqliteLog
 from tests.raft.log_disks import Content, SqliteDisk, content, fill
 
 ENTRIES = 120

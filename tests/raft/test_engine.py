@@ -1,0 +1,130 @@
+"""The loop that drives a node: when it wakes, and how long it says that it could not listen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from cluster.raft.engine import Engine
+from cluster.raft.stock import Message
+
+HEARTBEAT_S = 0.05
+
+
+class _Log:
+    persisted_index = 7
+
+
+class _Core:
+    """Wants a turn every heartbeat, like a leader."""
+
+    applied_index = 1
+    term = 3
+    log = _Log()
+
+    def __init__(self) -> None:
+        self.due = float("inf")
+
+    def deadline(self) -> float:
+        return self.due
+
+
+class Steps:
+    """Stands for the driver: each step takes as long as it is told, and is noted."""
+
+    def __init__(self, clock: MockClock) -> None:
+        self.core = _Core()
+        self.noted: list[tuple[float, list[tuple[str, Message]], float]] = []
+        self.takes_s = 0.0
+        self.more = 0
+        self._clock = clock
+
+    def step(self, now: float, arrived: Iterable[tuple[str, Message]], stalled: float) -> bool:
+        self.noted.append((now, list(arrived), stalled))
+        self.core.due = now + HEARTBEAT_S
+        self._clock.jump(self.takes_s)
+        self.more -= 1
+        return self.more >= 0
+
+
+@asynccontextmanager
+async def running(steps: Steps, mark: Callable[[int, int], None] = lambda term, index: None) -> Any:
+    driver: Any = steps
+    engine = Engine(driver, after_step=lambda applied: None, mark=mark)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(engine.run)
+        await trio.testing.wait_all_tasks_blocked()
+        yield engine
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_message_wakes_it_at_once(mock_clock: MockClock) -> None:
+    """Nothing waits for the next heartbeat, and what arrives together is one step."""
+    steps = Steps(mock_clock)
+    async with running(steps) as engine:
+        assert steps.noted == []
+        engine.received("b", {"type": "one"})
+        engine.received("c", {"type": "two"})
+        await trio.testing.wait_all_tasks_blocked()
+    assert [arrived for _, arrived, _ in steps.noted] == [
+        [("b", {"type": "one"}), ("c", {"type": "two"})]
+    ]
+
+
+async def test_it_goes_on_while_there_is_work(mock_clock: MockClock) -> None:
+    """Without waiting for anything."""
+    steps = Steps(mock_clock)
+    steps.more = 5
+    async with running(steps) as engine:
+        engine.wake()
+        await trio.testing.wait_all_tasks_blocked()
+    assert len(steps.noted) == 6
+
+
+async def test_a_deadline_wakes_it(autojump_clock: MockClock) -> None:
+    """Step after step, a heartbeat apart."""
+    steps = Steps(autojump_clock)
+    steps.core.due = trio.current_time() + HEARTBEAT_S
+    async with running(steps):
+        await trio.sleep(HEARTBEAT_S * 10.5)
+    assert len(steps.noted) == 10
+    assert [stalled for _, _, stalled in steps.noted] == pytest.approx([0.0] * 10)
+
+
+async def test_a_slow_step_counts_once_as_a_stall(autojump_clock: MockClock) -> None:
+    """The heartbeat that was due meanwhile is late for the same reason: a leader that forgave
+    its peers twice the time would never notice that they are gone."""
+    steps = Steps(autojump_clock)
+    steps.takes_s = 0.3
+    async with running(steps) as engine:
+        engine.wake()
+        await trio.sleep(2.0)
+    assert [stalled for _, _, stalled in steps.noted][1:4] == pytest.approx([0.3] * 3)
+
+
+async def test_oversleeping_is_a_stall(mock_clock: MockClock) -> None:
+    """A process that was stopped heard nobody, and learns for how long."""
+    steps = Steps(mock_clock)
+    async with running(steps) as engine:
+        engine.wake()
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(10.0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert engine.statistics().stalled_s == pytest.approx(10.0 - HEARTBEAT_S)
+    assert steps.noted[1][2] == pytest.approx(10.0 - HEARTBEAT_S)
+
+
+async def test_it_notes_how_far_the_log_is_now_and_then(autojump_clock: MockClock) -> None:
+    """Lazily: not with every step."""
+    marks: list[tuple[int, int]] = []
+    steps = Steps(autojump_clock)
+    async with running(steps, lambda term, index: marks.append((term, index))) as engine:
+        engine.wake()
+        await trio.sleep(1.01)
+    assert set(marks) == {(3, 7)}
+    assert len(marks) < len(steps.noted) / 1.5
