@@ -40,7 +40,6 @@ CLIENT: Final = "tests"
 CERTIFICATE_DAYS: Final = 7
 READY_S: Final = 30.0  # three interpreters that start at once on two busy cores
 BOUND_S: Final = 30.0
-STOP_S: Final = 60.0  # a node drains its handlers for up to 40 s and settles for 5 s
 PROBE_MS: Final = 1_000
 POLL_S: Final = 0.02
 LOG_TAIL_LINES: Final = 30
@@ -120,7 +119,7 @@ class RealNode:
                 start_new_session=True,  # Ctrl-C is for the tests, which end their nodes in order
             )
 
-    async def ended(self, bound_s: float = STOP_S) -> int:
+    async def ended(self, bound_s: float = BOUND_S) -> int:
         """Wait until the process has ended; returns its exit code."""
         assert self.process is not None, f"{self.label} was never started"
         self.may_end = True
