@@ -194,6 +194,7 @@ class Node:
             self.log.info("serving", cluster=self.cluster_id, client=str(client))
             await stop.wait()
             self._stopping = True
+            self.log.info("stopping")
             await hooks.stop()
             await self._hand_over()
             await self.server.drain(DRAIN_S)

@@ -128,7 +128,7 @@ class HookService:
                 await trio.lowlevel.checkpoint()  # Raft has its turn between two slices
                 continue
             due_ms = [due for due in (retry_due_ms, checkpoint_due_ms) if due is not None]
-            if self._is_assignment_unread and not self._stopping:
+            if self._is_assignment_unread:
                 due_ms.append(self._assignments_due_ms)
             timeout = float("inf")
             if due_ms:
@@ -141,7 +141,7 @@ class HookService:
 
     def _follow_assignments(self) -> None:
         now_ms = self.port.monotonic_ms()
-        if self._stopping or now_ms < self._assignments_due_ms:
+        if now_ms < self._assignments_due_ms:
             return
         self._assignments_due_ms = now_ms + self._limits.assignments_poll_ms
         self._is_assignment_unread = False

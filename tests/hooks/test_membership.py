@@ -77,6 +77,29 @@ async def test_a_new_member_gets_its_share_without_a_repetition(clock: MockClock
         assert_in_order(fleet, "h")
 
 
+async def test_a_stop_amid_a_hand_over_waits_only_for_what_runs(clock: MockClock) -> None:
+    """A node that gives partitions to a newcomer sees them go also while it stops."""
+
+    async def slow(context: HookContext) -> None:
+        await trio.sleep(2)
+
+    async with a_fleet() as fleet:
+        fleet.handle("h", slow, concurrency=16)
+        (a,) = await fleet.start("a")
+        for number in range(50):
+            fleet.cluster.put(f"k{number}")
+        await fleet.until(lambda: fleet.running)
+        await fleet.start("b")
+        await fleet.until(
+            lambda: any(part.releasing for part in a.service.works[0].partitions.values())
+        )
+        began = trio.current_time()
+        await a.stop()
+        assert trio.current_time() - began < 3
+        await fleet.until_done("h")
+        assert len(fleet.begun) == 50
+
+
 async def test_tokens_rise_with_each_owner(clock: MockClock) -> None:
     """The fencing token of an event's partition is higher after each change of owner."""
     async with a_fleet() as fleet:
