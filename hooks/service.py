@@ -80,7 +80,8 @@ class HookService:
         self._is_assignment_unread = True
         self._stopping = False
         self._flushing = False
-        self._settled = trio.Event()
+        self._idle = trio.Event()  # it stops, and no attempt runs
+        self._settled = trio.Event()  # and everything is written down
         self._wakeup = trio.Event()
         self._nursery: trio.Nursery | None = None
 
@@ -107,10 +108,11 @@ class HookService:
         self._wake()
         drain_ms = self._limits.drain_ms_max if drain_ms is None else drain_ms
         with trio.move_on_after(drain_ms / 1000):
-            await self._settled.wait()
+            await self._idle.wait()
         self._stop_attempts()
-        left = False
-        with trio.move_on_after(self._limits.settle_ms_max / 1000):
+        left = not self.works  # then nobody knows of this member
+        # without a majority nothing can be written down any more: that must not take long
+        with trio.move_on_after(0 if left else self._limits.settle_ms_max / 1000):
             await self._settled.wait()
             left = await self.session.leave()
         if not left:
@@ -315,6 +317,7 @@ class HookService:
             elif progress.under_way is None:
                 due.append(progress.due_ms(now_ms))
         if self._stopping and not self._attempting:
+            self._idle.set()
             if self._flushing and all(progress.is_settled for progress in self._progress):
                 self._settled.set()
             elif not self._flushing:
