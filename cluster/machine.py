@@ -47,6 +47,9 @@ from pubsub.limits import NAME_BYTES_MAX
 from pubsub.rejection import Rejection
 
 DIGEST_BYTES: Final = 32
+UNCOMMITTED_ENTRIES_MAX: Final = 64
+UNCOMMITTED_BYTES_MAX: Final = 128 << 10
+"""So much is in one transaction; what it costs to write is spent between two ticks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,8 @@ class Machine:
         self._next_client_id = meta.next_client_id
         self._version = 1  # of the entry in progress
         self._failed = False
+        self._uncommitted = 0  # entries
+        self._uncommitted_bytes = 0
         self._pack: Callable[[object], bytes] = msgpack.Packer().pack
         self._sessions = Sessions(connection)
         self._apply = Entry(connection, self._run_nested)
@@ -109,10 +114,10 @@ class Machine:
         self._failed = True
         execute = self.connection.execute
         try:
-            execute("BEGIN IMMEDIATE")
+            if not self._uncommitted:
+                execute("BEGIN IMMEDIATE")
             results = self._interpret(index, term, command)
             applied = self._finish(index, term, command, results)
-            execute("COMMIT")
         except apsw.Error as error:
             self._roll_back()
             raise storage_error(self.connection.filename, error) from error
@@ -121,7 +126,43 @@ class Machine:
             raise
         self._failed = False
         self._adopt(applied)
+        self._uncommitted += 1
+        self._uncommitted_bytes += len(command)
         return applied
+
+    def commit(self) -> None:
+        """Make one transaction of what was applied since the last one. A crash before it takes the
+        state back to there, and the Raft log brings it forward again."""
+        if not self._uncommitted:
+            return
+        try:
+            self.connection.execute(
+                "UPDATE meta SET applied_index = ?, applied_term = ?, revision = ?, digest = ?,"
+                " wall_ms = ?, elapsed_ms = ?, next_client_id = ?",
+                (
+                    self.applied_index,
+                    self.applied_term,
+                    self.revision,
+                    self.digest,
+                    self.wall_ms,
+                    self.elapsed_ms,
+                    self._next_client_id,
+                ),
+            )
+            self.connection.execute("COMMIT")
+        except apsw.Error as error:
+            self._failed = True
+            self._roll_back()
+            raise storage_error(self.connection.filename, error) from error
+        self._uncommitted = self._uncommitted_bytes = 0
+
+    @property
+    def is_commit_due(self) -> bool:
+        """Whether so much was applied that losing it would cost more than writing it."""
+        return (
+            self._uncommitted >= UNCOMMITTED_ENTRIES_MAX
+            or self._uncommitted_bytes >= UNCOMMITTED_BYTES_MAX
+        )
 
     # --- one entry ---
 
@@ -214,19 +255,6 @@ class Machine:
         digest.update(self._pack([r.code if r.__class__ is Rejection else r for r in results]))
         digest.update(b"".join(apply.packed_events))
         digested = digest.digest()
-        self.connection.execute(
-            "UPDATE meta SET applied_index = ?, applied_term = ?, revision = ?, digest = ?,"
-            " wall_ms = ?, elapsed_ms = ?, next_client_id = ?",
-            (
-                index,
-                term,
-                apply.revision,
-                digested,
-                apply.wall_ms,
-                apply.elapsed_ms,
-                self._next_client_id,
-            ),
-        )
         return Applied(
             index=index,
             term=term,

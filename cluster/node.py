@@ -420,6 +420,8 @@ class Node:
                 callback()
         for callback in self.on_flush:
             callback()
+        if applied and self.storage is not None:
+            self.storage.commit_if_due()
 
     def _compare_digests(self, core: Core) -> None:
         digests = self.machine.digests

@@ -94,9 +94,16 @@ class Storage:
         self._on_applied(applied)
         return applied.results
 
+    def commit_if_due(self) -> None:
+        """Between two ticks: write what was applied, if it is much."""
+        if self.machine.is_commit_due:
+            self.machine.commit()
+
     async def checkpoint(self) -> int | None:
         """Make what is applied durable; returns the log index up to which the log may be cut."""
+        self.machine.commit()
         await trio.to_thread.run_sync(self._checkpoint_in_thread)
+        self.machine.commit()
         # the rest is little by now, and only the writer's own turn finds nothing more to move
         return state.checkpoint(self.machine.connection).applied_index
 
@@ -110,6 +117,7 @@ class Storage:
 
     def open_reader(self) -> apsw.Connection:
         """Another connection to the state, for a read in a thread; the caller closes it."""
+        self.machine.commit()
         with self._lock:
             return state.connect(self._directory.state_path)
 
@@ -118,6 +126,7 @@ class Storage:
     def copy(self, ready: Callable[[SnapshotSource | None], None]) -> None:
         """Begin to make a consistent copy; `ready` is called from the loop's thread, later."""
         assert self._nursery is not None, "copies are made while the node runs"
+        self.machine.commit()
         self._nursery.start_soon(self._copy, ready)
 
     async def _copy(self, ready: Callable[[SnapshotSource | None], None]) -> None:
@@ -160,6 +169,7 @@ class Storage:
 
     def close(self) -> None:
         """Finish cleanly: the next start has nothing to recover."""
+        self.machine.commit()
         try:
             state.checkpoint(self.machine.connection)
             self.machine.connection.close()

@@ -32,9 +32,13 @@ Entry = tuple[int, int, bytes]
 
 
 class Driver:
-    """A machine, the clocks of its leader, and every entry that it was given."""
+    """A machine, the clocks of its leader, and every entry that it was given.
 
-    def __init__(self, path: str | Path = ":memory:") -> None:
+    `commits_each`: write each entry, or leave it to the test what is written together.
+    """
+
+    def __init__(self, path: str | Path = ":memory:", *, commits_each: bool = True) -> None:
+        self.commits_each = commits_each
         self.path = path
         self.machine = Machine(state.open_state(path))
         self.wall_ms = 1_000_000
@@ -50,7 +54,10 @@ class Driver:
         """Apply one command as the next entry."""
         entry = (self.machine.applied_index + 1, self.term, command)
         self.entries.append(entry)
-        return self.machine.apply(*entry)
+        applied = self.machine.apply(*entry)
+        if self.commits_each:
+            self.machine.commit()
+        return applied
 
     def entry(self, *payloads: bytes) -> Applied:
         """Apply packed operations as one entry."""

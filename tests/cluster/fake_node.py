@@ -50,6 +50,7 @@ class FakeNode:
 
     def open_reader(self) -> apsw.Connection:
         """See `ServedNode`; a database in memory is copied, for it has but one connection."""
+        self.machine.commit()
         reader = apsw.Connection(":memory:")
         with reader.backup("main", self.machine.connection, "main") as copy:
             copy.step(-1)

@@ -65,6 +65,7 @@ def member(open_again: Directories) -> Directories:
     marker.write(log.term, log.persisted_index)
     marker.close()
     log.close()
+    machine.commit()
     machine.connection.close()
     open_again.close()
     return open_again
@@ -317,6 +318,7 @@ def test_an_interrupted_installation_is_completed(member: Directories, complete:
     copy = Machine(state.open_state(member.path / "state.db.incoming"))
     for index in range(2, 31):
         copy.apply(index, 2, b"\x01")
+    copy.commit()
     copy.connection.close()
 
     def install(log: SqliteLog) -> None:

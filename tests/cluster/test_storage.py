@@ -16,7 +16,7 @@ import trio
 from cluster import kv, operations, state
 from cluster.corruption import CorruptState
 from cluster.datadir import DataDir
-from cluster.machine import Applied
+from cluster.machine import UNCOMMITTED_BYTES_MAX, UNCOMMITTED_ENTRIES_MAX, Applied
 from cluster.raft.log import StorageFailed
 from cluster.raft.snapshot import SnapshotSource
 from cluster.storage import Storage
@@ -158,6 +158,28 @@ async def test_a_checkpoint_says_how_far_the_log_may_be_cut(
     found.close()
 
 
+@pytest.mark.parametrize("value", [b"v", b"v" * (UNCOMMITTED_BYTES_MAX // 8)])
+async def test_what_is_applied_is_written_a_bounded_amount_later(
+    tmp_path: Path, homes: Callable[..., Home], value: bytes
+) -> None:
+    """Many small entries or few large ones; another connection sees either at once."""
+    home = homes(tmp_path / "a")
+    for number in range(2 * UNCOMMITTED_ENTRIES_MAX):
+        home.write(f"key-{number}", value=value)
+        home.storage.commit_if_due()
+        found = home.crash(tmp_path / f"crash-{number}")
+        written = state.load(found)
+        found.close()
+        missing = home.storage.machine.applied_index - written.applied_index
+        assert missing < UNCOMMITTED_ENTRIES_MAX
+        assert missing * len(value) < UNCOMMITTED_BYTES_MAX
+    assert written.applied_index > UNCOMMITTED_ENTRIES_MAX
+    home.write("last")
+    reader = home.storage.open_reader()
+    assert state.load(reader).applied_index == home.storage.machine.applied_index
+    reader.close()
+
+
 async def test_a_checkpoint_beside_a_writer_is_still_consistent(
     tmp_path: Path, homes: Callable[..., Home]
 ) -> None:
@@ -175,6 +197,7 @@ async def test_a_checkpoint_beside_a_writer_is_still_consistent(
                 home.write(f"{round_}-{number}")
                 await trio.lowlevel.checkpoint()
     assert [index for index in durable if index is not None]
+    home.storage.machine.commit()
     found = home.crash(tmp_path / "crashed")
     assert dump(found) == dump(home.storage.machine.connection)
     found.close()
@@ -276,7 +299,7 @@ def test_a_state_that_the_log_has_left_behind_is_refused(
     """The entries that it lacks are cut: it could never catch up."""
     home = homes(tmp_path / "a")
     home.write("x")
-    home.storage.machine.connection.close()
+    home.storage.close()
     with pytest.raises(CorruptState, match="it ends at log index 2, and 3 was on disk"):
         home.open(3)
     home.storage = home.open(2)
