@@ -235,6 +235,7 @@ class Node:
             trio.current_time,
             metrics.raft_fsync_seconds.observe,
             metrics.apply_seconds.observe,
+            self._flush,
         )
         return Engine(
             driver,
@@ -418,10 +419,13 @@ class Node:
             self._compare_digests(core)
             for callback in self.on_applied:
                 callback()
-        for callback in self.on_flush:
-            callback()
+        self._flush()
         if applied and self.storage is not None:
             self.storage.commit_if_due()
+
+    def _flush(self) -> None:
+        for callback in self.on_flush:
+            callback()
 
     def _compare_digests(self, core: Core) -> None:
         digests = self.machine.digests

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -199,14 +199,18 @@ class Peering:
         if self._is_news((port, reason)):
             self._log.warning("stranger turned away", port=port, reason=reason)
 
-    def received(self, sender: str, message: Message) -> None:
+    def received(self, sender: str, messages: Sequence[Message]) -> None:
         """HOT."""
         if self.engine is None or self.administration is None:
             return
-        if message["type"] == "digest":
-            self._on_digest(sender, message["index"], message["digest"])
-        elif not self.administration.receive(sender, message):
-            self.engine.received(sender, message)
+        rest: list[Message] = []
+        for message in messages:
+            if message["type"] == "digest":
+                self._on_digest(sender, message["index"], message["digest"])
+            elif not self.administration.receive(sender, message):
+                rest.append(message)
+        if rest:
+            self.engine.received(sender, rest)
 
     def link_up(self, name: str) -> None:
         self._log.info("peer connected", peer=name)

@@ -1,13 +1,15 @@
-"""The one task that drives a node's Raft: wait, take what arrived, run one `Driver.step`, tell.
+"""What drives a node's Raft: take what arrived, run one `Driver.step`, tell.
 
-Everything that may wait lives elsewhere; nothing here may take longer than a heartbeat. Others in
-the same trio thread hand in messages, proposals and reads synchronously and are answered from
-here, so that no request needs a task of its own.
+A peer's messages are worked on at once, in the task that received them: waiting for another turn
+of the loop would cost each hop of a write as much again. All else (requests, timers, work left
+over) is gathered and waits for the engine's own task. Everything that may wait lives elsewhere;
+nothing here may take longer than a heartbeat. Others in the same trio thread hand in messages,
+proposals and reads synchronously and are answered from here, so that no request needs a task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import trio
@@ -46,7 +48,14 @@ class Engine:
         self._mark = mark
         self._clock = clock
         self._inbox: list[tuple[str, Message]] = []
+        self._due = False  # something was handed in, or is left over from the last step
         self._wake = trio.Event()
+        self._asleep_until = 0.0
+        self._next_at = 0.0  # when the next step must come: later, we overslept
+        self._busy_s = 0.0  # for how long the last step kept us from listening
+        self._marked_at = clock()
+        self._running = False
+        self._failure: Exception | None = None
         self._ticks = 0
         self._stalled_s = 0.0
 
@@ -60,49 +69,78 @@ class Engine:
 
     def wake(self) -> None:
         """Something was handed in: run a tick soon."""
+        self._due = True
         self._wake.set()
 
-    def received(self, sender: str, message: Message) -> None:
-        self._inbox.append((sender, message))
-        self._wake.set()
+    def received(self, sender: str, messages: Sequence[Message]) -> None:
+        """Messages that came together. HOT."""
+        if not self._running:
+            return
+        now = self._clock()
+        is_late = now > self._next_at
+        for message in messages:
+            if is_late or self._inbox or not self._driver.take_note(now, sender, message):
+                self._inbox.append((sender, message))
+        if not self._inbox:
+            return
+        try:
+            self._tick()
+        except Exception as failure:
+            self._failure = failure  # it stops the node, not the session with this peer
+            self._running = False
+            self._wake.set()
+            return
+        if self._due or self._next_at < self._asleep_until:
+            self._wake.set()
 
     def link_up(self, name: str) -> None:
         self.core.peer_connected(self._clock(), name)
-        self._wake.set()
+        self.wake()
 
     def link_down(self, name: str) -> None:
         self.core.peer_disconnected(self._clock(), name)
-        self._wake.set()
+        self.wake()
 
     def statistics(self) -> Statistics:
         return Statistics(self._ticks, self._stalled_s)
 
     async def run(self) -> None:
         """Until cancelled. What a step raises (a disk that refuses, a bug) stops the node."""
+        self._running = True
+        self._next_at = max(self.core.deadline(), self._clock())
+        try:
+            while True:
+                self._asleep_until = self._next_at
+                if self._due:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    self._wake = trio.Event()
+                    with trio.move_on_at(self._asleep_until):
+                        await self._wake.wait()
+                if self._failure is not None:
+                    raise self._failure
+                if self._due or self._clock() >= self._next_at:
+                    self._tick()
+        finally:
+            self._running = False
+
+    def _tick(self) -> None:
         core = self.core
-        more = False
-        busy = 0.0
-        free_at = marked_at = self._clock()
-        while True:
-            deadline = max(core.deadline(), free_at) if not more else free_at
-            if more or self._wake.is_set():
-                await trio.lowlevel.checkpoint()
-            else:
-                with trio.move_on_at(deadline):
-                    await self._wake.wait()
-            self._wake = trio.Event()
-            now = self._clock()
-            # neither while the last step worked nor while we overslept could we hear anybody
-            stalled = busy + max(now - deadline, 0.0)
-            self._stalled_s = max(self._stalled_s, stalled)
-            arrived, self._inbox = self._inbox, []
-            before = core.applied_index
-            more = self._driver.step(now, arrived, stalled)
-            self._after_step(core.applied_index != before)
-            self._ticks += 1
-            free_at = self._clock()
-            busy = free_at - now
-            self._observe_tick(busy)
-            if now - marked_at >= MARK_EVERY_S:
-                marked_at = now
-                self._mark(core.term, core.log.persisted_index)
+        now = self._clock()
+        # neither while the last step worked nor while we overslept could we hear anybody
+        stalled = self._busy_s + max(now - self._next_at, 0.0)
+        self._stalled_s = max(self._stalled_s, stalled)
+        arrived, self._inbox = self._inbox, []
+        before = core.applied_index
+        self._due = False
+        if self._driver.step(now, arrived, stalled):
+            self._due = True
+        self._after_step(core.applied_index != before)
+        self._ticks += 1
+        ended = self._clock()
+        self._busy_s = ended - now
+        self._next_at = ended if self._due else max(core.deadline(), ended)
+        self._observe_tick(self._busy_s)
+        if now - self._marked_at >= MARK_EVERY_S:
+            self._marked_at = now
+            self._mark(core.term, core.log.persisted_index)

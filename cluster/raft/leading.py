@@ -117,6 +117,21 @@ class Leading(Consensus):
         elif message["reset_to"] is not None and message["flight"] == progress.flight:
             progress.restart(message["reset_to"])
 
+    def is_mere_echo(self, sender: str, message: Message) -> bool:
+        """Whether this answer only says that the peer is there: the second of two followers'
+        echoes of a read round, say. HOT."""
+        if message["type"] != "append_reply" or not self.is_leader:
+            return False
+        progress = self._progress.get(sender)
+        return (
+            progress is not None
+            and not progress.probing
+            and message["term"] == self.term
+            and message["reset_to"] is None
+            and (message["match"] or 0) <= progress.match
+            and message["round"] <= self._rounds.confirmed
+        )
+
     def _peer_answered(self, now: float, name: str, progress: Progress) -> None:
         progress.heard_at = now
         if name in self.members.voters:

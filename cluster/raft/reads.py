@@ -27,6 +27,7 @@ class ReadRounds:
     def __init__(self) -> None:
         self.number = 0
         self.asked = 0  # the newest round that append_entries have carried
+        self.confirmed = 0  # the newest round that a quorum has echoed
         self._arrived: list[ReadDone] = []
         self._open: deque[_Round] = deque()
 
@@ -45,6 +46,7 @@ class ReadRounds:
 
     def confirm(self, number: int) -> None:
         """A quorum has echoed round `number` (or a later one)."""
+        self.confirmed = max(self.confirmed, number)
         while self._open and self._open[0].number <= number:
             done = self._open.popleft()
             for waiter in done.waiters:

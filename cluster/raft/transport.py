@@ -10,7 +10,7 @@ May not: know what messages mean, beyond their shape.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, Protocol
 
@@ -40,7 +40,7 @@ class Host(Protocol):
     def refused(self, address: str, refusal: Refusal) -> None: ...
     def stands_in(self, other: Hello) -> bool: ...
     def stranger(self, port: str, reason: str) -> None: ...
-    def received(self, sender: str, message: Message) -> None: ...
+    def received(self, sender: str, messages: Sequence[Message]) -> None: ...
     def link_up(self, name: str) -> None: ...
     def link_down(self, name: str) -> None: ...
 
@@ -196,16 +196,18 @@ class Transport:
 
     async def _receive_all(self, session: Session, unpacker: Any, sender: str) -> None:
         while True:
+            arrived: list[Message] = []
             try:
                 for frame in unpacker:
                     message = messages.check(frame)
                     if message is None:
                         self._host.stranger("peer", f"malformed frame from {sender}")
                         return
-                    if self._up.get(sender):
-                        self._host.received(sender, message)
-                    else:
-                        self._hold(sender, session, message)
+                    arrived.append(message)
+                if self._up.get(sender):
+                    self._host.received(sender, arrived)
+                else:
+                    self._hold(sender, session, arrived)
                 data = await session.receive()
                 if not data or self._inbound.get(sender) is not session:
                     return
@@ -214,11 +216,11 @@ class Transport:
                 self._host.stranger("peer", f"bytes from {sender} that are no msgpack")
                 return
 
-    def _hold(self, sender: str, session: Session, message: Message) -> None:
+    def _hold(self, sender: str, session: Session, arrived: list[Message]) -> None:
         """The other side's link can be up before ours. What it sends has to wait: our answers
         would go nowhere, and it never sends again what it believes to be under way."""
         held = self._held.setdefault(sender, [])
-        held.append(message)
+        held += arrived
         if len(held) > HELD_MAX:
             session.close("its link is up, ours is not")
 
@@ -253,8 +255,7 @@ class Transport:
         self._up[name] = up
         if up:
             self._host.link_up(name)
-            for message in self._held.pop(name, ()):
-                self._host.received(name, message)
+            self._host.received(name, self._held.pop(name, []))
         else:
             self._host.link_down(name)
 

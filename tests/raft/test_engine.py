@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from cluster.raft.engine import Engine
+from cluster.raft.log import StorageFailed
 from cluster.raft.stock import Message
 
 HEARTBEAT_S = 0.05
@@ -44,6 +45,9 @@ class Steps:
         self.more = 0
         self._clock = clock
 
+    def take_note(self, now: float, sender: str, message: Message) -> bool:
+        return bool(message["type"] == "echo")
+
     def step(self, now: float, arrived: Iterable[tuple[str, Message]], stalled: float) -> bool:
         self.noted.append((now, list(arrived), stalled))
         self.core.due = now + HEARTBEAT_S
@@ -63,17 +67,63 @@ async def running(steps: Steps, mark: Callable[[int, int], None] = lambda term, 
         nursery.cancel_scope.cancel()
 
 
-async def test_a_message_wakes_it_at_once(mock_clock: MockClock) -> None:
-    """Nothing waits for the next heartbeat, and what arrives together is one step."""
+async def test_messages_are_worked_on_at_once(mock_clock: MockClock) -> None:
+    """Not even the loop takes a turn, and what arrives together is one step."""
     steps = Steps(mock_clock)
     async with running(steps) as engine:
         assert steps.noted == []
-        engine.received("b", {"type": "one"})
-        engine.received("c", {"type": "two"})
-        await trio.testing.wait_all_tasks_blocked()
-    assert [arrived for _, arrived, _ in steps.noted] == [
-        [("b", {"type": "one"}), ("c", {"type": "two"})]
+        engine.received("b", [{"type": "one"}, {"type": "two"}])
+        engine.received("c", [{"type": "three"}])
+    assert [[message["type"] for _, message in arrived] for _, arrived, _ in steps.noted] == [
+        ["one", "two"],
+        ["three"],
     ]
+
+
+async def test_a_mere_echo_needs_no_step_unless_it_comes_late(mock_clock: MockClock) -> None:
+    """After a stall the peers are forgiven first, and that is a step's business."""
+    steps = Steps(mock_clock)
+    async with running(steps) as engine:
+        engine.received("b", [{"type": "one"}])
+        engine.received("c", [{"type": "echo"}])
+        assert len(steps.noted) == 1
+        mock_clock.jump(HEARTBEAT_S + 1.0)
+        engine.received("c", [{"type": "echo"}])
+        assert len(steps.noted) == 2
+        assert steps.noted[1][2] == pytest.approx(1.0)
+
+
+async def test_an_earlier_deadline_after_a_message_is_kept(autojump_clock: MockClock) -> None:
+    """The loop slept until a later one."""
+    steps = Steps(autojump_clock)
+    async with running(steps) as engine:
+        engine.received("b", [{"type": "one"}])
+        await trio.sleep(HEARTBEAT_S * 1.5)
+    assert len(steps.noted) == 2
+
+
+async def test_a_step_that_fails_for_a_message_stops_the_engine(mock_clock: MockClock) -> None:
+    """The task that received the message goes on; the engine's own raises."""
+    steps = Steps(mock_clock)
+
+    def fail(now: float, arrived: object, stalled: float) -> bool:
+        raise StorageFailed("raft.db", "the disk is full")
+
+    steps.step = fail  # type: ignore[method-assign]
+    with pytest.RaisesGroup(StorageFailed):
+        async with running(steps) as engine:
+            engine.received("b", [{"type": "one"}])
+            engine.received("b", [{"type": "two"}])
+            await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_nothing_is_worked_on_once_it_has_ended(mock_clock: MockClock) -> None:
+    """A message can still be on its way when the files are closed already."""
+    steps = Steps(mock_clock)
+    async with running(steps) as engine:
+        pass
+    engine.received("b", [{"type": "one"}])
+    assert steps.noted == []
 
 
 async def test_it_goes_on_while_there_is_work(mock_clock: MockClock) -> None:

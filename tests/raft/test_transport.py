@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
@@ -52,9 +52,9 @@ class Node:
     def stranger(self, port: str, reason: str) -> None:
         self.told.append(("stranger", reason))
 
-    def received(self, sender: str, message: Message) -> None:
-        self.received_messages.append((sender, message))
-        if self.answers and message == PING:
+    def received(self, sender: str, messages: Sequence[Message]) -> None:
+        self.received_messages += [(sender, message) for message in messages]
+        if self.answers and PING in messages:
             self.transport.send(sender, {"type": "pong"})
 
     def link_up(self, name: str) -> None:
