@@ -467,6 +467,8 @@ async def run(config: NodeConfig) -> None:
     # the interpreter's own pace the collector walks the kept log over and over.
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
+    if config.node.scheduling == "batch" and hasattr(os, "SCHED_BATCH"):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     async with trio.open_nursery() as nursery:
         ports = RealPorts(nursery)
         log = NodeLog(

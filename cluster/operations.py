@@ -34,7 +34,8 @@ MEMBERSHIP: Final = 2
 UNPACK_ERRORS: Final = (ValueError, TypeError, OverflowError, msgpack.UnpackException)
 """What msgpack raises on bytes that it cannot decode."""
 
-_pack: Final[Callable[[object], bytes]] = msgpack.packb
+# one Packer for all: making one costs more than packing (only the engine's thread packs)
+_pack: Final[Callable[[object], bytes]] = msgpack.Packer(autoreset=True).pack
 _unpack: Final[Callable[[bytes], Any]] = msgpack.unpackb
 
 

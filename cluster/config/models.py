@@ -20,6 +20,7 @@ from hooks.config import HooksConfig
 class NodeSection(Section):
     name: Name
     data_dir: FilePath
+    scheduling: Literal["batch", "normal"] = "batch"
 
 
 class PeerEntry(Section):

@@ -39,7 +39,7 @@ from cluster.protocol import (
     Reader,
     decode_meta,
 )
-from cluster.server.requests import Read, start, start_one_way
+from cluster.server.requests import Read, single_read, start, start_one_way
 from pubsub.rejection import Rejection
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Connection:
     """The requests under way of one client, and its answers that have not left yet."""
 
     __slots__ = (
-        "_answers", "_last_id", "_next_deadline", "_pending", "_pending_bytes", "_reads", "_room",
+        "_answers", "_gets", "_last_id", "_next_deadline", "_pending", "_pending_bytes", "_reads", "_room",
         "_server", "_settled_bytes", "actor", "draining", "session", "streams",
     )  # fmt: skip
 
@@ -77,6 +77,7 @@ class Connection:
         self._settled_bytes = 0  # how many of them the server has counted
         self._next_deadline = inf  # No request under way is due before this.
         self._reads: list[Read] = []  # Linearizable reads of this chunk: one barrier serves all.
+        self._gets: list[tuple[int, str]] = []  # And the hot kind of them, without an object each.
         self._answers: list[bytes] = []
         self._room: trio.Event | None = None  # Set while the reader waits for room.
 
@@ -159,6 +160,10 @@ class Connection:
             self._reads.append(read)
         else:
             self._server.run_read(self, read)
+
+    def get(self, request_id: int, key: str) -> None:
+        """Start a linearizable read of one key. HOT."""
+        self._gets.append((request_id, key))
 
     def expire(self, now: float) -> float:
         """Answer what is overdue; returns the deadline that comes next."""
@@ -320,20 +325,41 @@ class Connection:
             self._settled_bytes = self._pending_bytes
 
     def _start_reads(self) -> None:
-        reads = self._reads
-        if reads:
-            self._reads = []
-            self._server.node.read_index(partial(self._serve_reads, reads))
+        reads, gets = self._reads, self._gets
+        if reads or gets:
+            self._reads, self._gets = [], []
+            self._server.count("reads_linearizable", len(gets))
+            self._server.node.read_index(partial(self._serve_reads, reads, gets))
 
-    def _serve_reads(self, reads: list[Read], error: TremulaError | None) -> None:
+    def _serve_reads(
+        self, reads: list[Read], gets: list[tuple[int, str]], error: TremulaError | None
+    ) -> None:
+        if error is not None:
+            for request_id in [read.request_id for read in reads] + [read[0] for read in gets]:
+                self.answer(request_id, error)
+            return
+        self._serve_gets(gets)
         for read in reads:
-            if error is not None:
-                self.answer(read.request_id, error)
-            else:
-                self._server.run_read(self, read)
-                # A large answer leaves at once, so that `is_slow` sees it before the next read.
-                if self._answers and len(self._answers[-1]) > LARGE_ANSWER_BYTES:
-                    self.flush()
+            self._server.run_read(self, read)
+            self._flush_large()
+
+    def _serve_gets(self, gets: list[tuple[int, str]]) -> None:
+        """Answer from the applied state while the client takes its answers. HOT."""
+        get, answer, is_slow = self._server.node.machine.get, self.answer, self.is_slow
+        for request_id, key in gets:
+            if is_slow:
+                self._server.run_read(self, single_read(request_id, key))
+                continue
+            row = get(key)
+            answer(request_id, row)
+            if row is not None and len(row.value or b"") > LARGE_ANSWER_BYTES:
+                self._flush_large()
+                is_slow = self.is_slow
+
+    def _flush_large(self) -> None:
+        """A large answer leaves at once, so that `is_slow` sees it before the next read."""
+        if self._answers and len(self._answers[-1]) > LARGE_ANSWER_BYTES:
+            self.flush()
 
     def _mutated(self, request_id: int, size: int, result: object) -> None:
         self._pending_bytes -= size

@@ -75,8 +75,15 @@ def request_names() -> list[str]:
 def _get(server: Server, connection: Connection, request_id: int, args: list[Any]) -> None:
     if not args or type(args[0]) is not str:  # `_shaped` by hand: this is the hot read.
         raise Malformed("argument 0 must be text")
-    read = Read(request_id, partial(_read_row, args[0]), False)
-    connection.read(read, _is_linearizable(args, 1))
+    if _is_linearizable(args, 1):
+        connection.get(request_id, args[0])
+    else:
+        connection.read(single_read(request_id, args[0]), False)
+
+
+def single_read(request_id: int, key: str) -> Read:
+    """A read of one key that may have to wait for its turn."""
+    return Read(request_id, partial(_read_row, key), False)
 
 
 def _range(server: Server, connection: Connection, request_id: int, args: list[Any]) -> None:

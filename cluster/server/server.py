@@ -135,9 +135,9 @@ class Server:
         """The connections that are open."""
         return list(self._connections)
 
-    def count(self, name: str) -> None:
-        """Add one to a counter of `statistics`."""
-        self._counts[name] = self._counts.get(name, 0) + 1
+    def count(self, name: str, amount: int = 1) -> None:
+        """Add to a counter of `statistics`."""
+        self._counts[name] = self._counts.get(name, 0) + amount
 
     def statistics(self) -> ServerStatistics:
         """Counters for metrics."""
