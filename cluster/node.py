@@ -7,7 +7,6 @@ A node offers to its client port and to the hook service: `submit`, `read_index`
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import signal
@@ -19,7 +18,7 @@ from typing import Any, Protocol
 import apsw
 import trio
 
-from cluster import __version__
+from cluster import __version__, process
 from cluster.administration import Administration, Request
 from cluster.config import NodeConfig
 from cluster.datadir import DataDir, DataDirError
@@ -54,7 +53,6 @@ Done = Callable[[object], None]
 
 DRAIN_S = 5.0
 HAND_OVER_S = 3.0
-COLLECTOR_THRESHOLDS = (100_000, 50, 100)
 
 
 class Ports(Protocol):
@@ -463,12 +461,7 @@ class RealPorts:
 
 async def run(config: NodeConfig) -> None:
     """Run a node until SIGTERM or SIGINT. Raises what must stop a node, with words for people."""
-    # A node makes and drops a million small objects a second and hardly a cycle among them: at
-    # the interpreter's own pace the collector walks the kept log over and over.
-    gc.freeze()
-    gc.set_threshold(*COLLECTOR_THRESHOLDS)
-    if config.node.scheduling == "batch" and hasattr(os, "SCHED_BATCH"):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    process.settle(config.node.scheduling)
     async with trio.open_nursery() as nursery:
         ports = RealPorts(nursery)
         log = NodeLog(

@@ -14,13 +14,14 @@ from pydantic import BeforeValidator, Field
 from cluster.config.address import Address
 from cluster.config.bounds import LimitsSection, NodeLimits
 from cluster.config.values import Addresses, AddressText, FilePath, Name, Section, to_tuple
+from cluster.process import Scheduling
 from hooks.config import HooksConfig
 
 
 class NodeSection(Section):
     name: Name
     data_dir: FilePath
-    scheduling: Literal["batch", "normal"] = "batch"
+    scheduling: Scheduling = "batch"
 
 
 class PeerEntry(Section):

@@ -116,6 +116,18 @@ class Core(Leading):
             self._enter(now)
             handler(now, sender, message)
 
+    def take_note(self, now: float, sender: str, message: Message) -> bool:
+        """`receive` a message that calls for no tick; False, and nothing done, if it does. HOT."""
+        if (
+            message["type"] != "append_reply"
+            or not self.is_leader
+            or self._transfer is not None
+            or not self._changes_nothing(sender, message)
+        ):
+            return False
+        self.receive(now, sender, message)
+        return True
+
     def peer_connected(self, now: float, name: str) -> None:
         """A session with `name` is up: what was on the way in the last one is lost."""
         self._connected[name] = True

@@ -58,10 +58,7 @@ class Driver:
 
     def take_note(self, now: float, sender: str, message: Message) -> bool:
         """Take in a message that nobody waits for; False if it needs a step. HOT."""
-        if not self.core.is_mere_echo(sender, message):
-            return False
-        self.core.receive(now, sender, message)
-        return True
+        return self.core.take_note(now, sender, message)
 
     def step(
         self, now: float, arrived: Iterable[tuple[str, Message]], stalled: float = 0.0

@@ -50,7 +50,7 @@ class Engine:
         self._inbox: list[tuple[str, Message]] = []
         self._due = False  # something was handed in, or is left over from the last step
         self._wake = trio.Event()
-        self._asleep_until = 0.0
+        self._sleep = trio.CancelScope()
         self._next_at = 0.0  # when the next step must come: later, we overslept
         self._busy_s = 0.0  # for how long the last step kept us from listening
         self._marked_at = clock()
@@ -82,6 +82,8 @@ class Engine:
             if is_late or self._inbox or not self._driver.take_note(now, sender, message):
                 self._inbox.append((sender, message))
         if not self._inbox:
+            if (due := self.core.deadline()) < self._next_at:
+                self._next_at = self._sleep.deadline = due
             return
         try:
             self._tick()
@@ -90,8 +92,10 @@ class Engine:
             self._running = False
             self._wake.set()
             return
-        if self._due or self._next_at < self._asleep_until:
+        if self._due:
             self._wake.set()
+        else:
+            self._sleep.deadline = self._next_at  # without waking it
 
     def link_up(self, name: str) -> None:
         self.core.peer_connected(self._clock(), name)
@@ -110,12 +114,11 @@ class Engine:
         self._next_at = max(self.core.deadline(), self._clock())
         try:
             while True:
-                self._asleep_until = self._next_at
                 if self._due:
                     await trio.lowlevel.checkpoint()
                 else:
                     self._wake = trio.Event()
-                    with trio.move_on_at(self._asleep_until):
+                    with trio.CancelScope(deadline=self._next_at) as self._sleep:
                         await self._wake.wait()
                 if self._failure is not None:
                     raise self._failure

@@ -114,22 +114,23 @@ class Leading(Consensus):
             self._confirm_reads()
         if message["match"] is not None:
             self._peer_has(sender, progress, message["match"])
+            if progress.lacks_commit(self.commit_index):
+                self._notice_at = min(self._notice_at, now + COMMIT_NOTICE_S)
         elif message["reset_to"] is not None and message["flight"] == progress.flight:
             progress.restart(message["reset_to"])
 
-    def is_mere_echo(self, sender: str, message: Message) -> bool:
-        """Whether this answer only says that the peer is there: the second of two followers'
-        echoes of a read round, say. HOT."""
-        if message["type"] != "append_reply" or not self.is_leader:
-            return False
+    def _changes_nothing(self, sender: str, message: Message) -> bool:
+        """Whether nothing waits for this answer: it commits nothing, confirms no read, and the
+        peer gets nothing more. The second of two followers' answers, mostly. HOT."""
         progress = self._progress.get(sender)
         return (
             progress is not None
             and not progress.probing
             and message["term"] == self.term
             and message["reset_to"] is None
-            and (message["match"] or 0) <= progress.match
+            and (message["match"] or 0) <= self.commit_index
             and message["round"] <= self._rounds.confirmed
+            and progress.next > self.log.last.index
         )
 
     def _peer_answered(self, now: float, name: str, progress: Progress) -> None:

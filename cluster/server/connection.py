@@ -61,8 +61,8 @@ class Connection:
     """The requests under way of one client, and its answers that have not left yet."""
 
     __slots__ = (
-        "_answers", "_gets", "_last_id", "_next_deadline", "_pending", "_pending_bytes", "_reads", "_room",
-        "_server", "_settled_bytes", "actor", "draining", "session", "streams",
+        "_answers", "_gets", "_last_id", "_next_deadline", "_pending", "_pending_bytes", "_reads",
+        "_room", "_server", "_settled_bytes", "actor", "draining", "session", "streams",
     )  # fmt: skip
 
     def __init__(self, server: Server, session: Session) -> None:
