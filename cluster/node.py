@@ -307,6 +307,11 @@ class Node:
         core.read(done)  # type: ignore[arg-type]
         self._wake()
 
+    def hasten(self) -> None:
+        """Work now on what was submitted and asked."""
+        if self.engine is not None:
+            self.engine.hasten()
+
     def read_events(
         self, from_revision: int, events_max: int, bytes_max: int
     ) -> list[Event] | Compacted:

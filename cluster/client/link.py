@@ -1,8 +1,8 @@
 """One connection of a client: it multiplexes requests and subscriptions over one session. HOT.
 
-Requests that are made in one pass of the scheduler leave in one write: those made while a received
-chunk is worked off when it is done, all others when the sender task, woken by the first of them,
-gets its turn.
+A lone request leaves at once. Requests that are made in one pass of the scheduler leave in one
+write: those made while a received chunk is worked off when it is done, all others when the sender
+task, woken by the first of them, gets its turn.
 
 May not: retry, or know endpoints.
 """
@@ -176,7 +176,11 @@ class Link:
     def _queue(self, data: bytes) -> None:
         unsent = self._unsent
         unsent.append(data)
-        if len(unsent) == 1 and not self._corked:
+        if self._corked:
+            return
+        if len(self.pending) <= 1:
+            self._flush()  # a lone request gains nothing from waiting for company
+        elif len(unsent) == 1:
             self._sender.unpark()
 
     def _flush(self) -> None:

@@ -1,10 +1,11 @@
 """What drives a node's Raft: take what arrived, run one `Driver.step`, tell.
 
-A peer's messages are worked on at once, in the task that received them: waiting for another turn
-of the loop would cost each hop of a write as much again. All else (requests, timers, work left
-over) is gathered and waits for the engine's own task. Everything that may wait lives elsewhere;
-nothing here may take longer than a heartbeat. Others in the same trio thread hand in messages,
-proposals and reads synchronously and are answered from here, so that no request needs a task.
+A peer's messages are worked on at once, in the task that received them, and so is a lone request:
+waiting for another turn of the loop would cost each hop of a write as much again. All else (many
+requests, timers, work left over) is gathered and waits for the engine's own task. Everything that
+may wait lives elsewhere; nothing here may take longer than a heartbeat. Others in the same trio
+thread hand in messages, proposals and reads synchronously and are answered from here, so that no
+request needs a task.
 """
 
 from __future__ import annotations
@@ -85,10 +86,18 @@ class Engine:
             if (due := self.core.deadline()) < self._next_at:
                 self._next_at = self._sleep.deadline = due
             return
+        self._tick_now()
+
+    def hasten(self) -> None:
+        """Work now on what was handed in: nobody is about to hand in more that could share it."""
+        if self._running and self._due:
+            self._tick_now()
+
+    def _tick_now(self) -> None:
         try:
             self._tick()
         except Exception as failure:
-            self._failure = failure  # it stops the node, not the session with this peer
+            self._failure = failure  # it stops the node, not the task that came here
             self._running = False
             self._wake.set()
             return

@@ -223,6 +223,8 @@ class Connection:
                     self._start(requests, trio.current_time())
                 finally:
                     self._start_reads()
+                if len(self._pending) == 1 and server.inflight_bytes == self._settled_bytes:
+                    server.node.hasten()
                 server.flush()
 
     async def _wait_room(self) -> int:

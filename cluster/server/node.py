@@ -66,6 +66,9 @@ class ServedNode(Protocol):
     def read_index(self, done: Callable[[TremulaError | None], None]) -> None:
         """Answer None once the applied state is as fresh as the cluster was at this call."""
 
+    def hasten(self) -> None:
+        """Start on what was submitted and asked now: no other request is under way to share it."""
+
     def read_events(
         self, from_revision: int, events_max: int, bytes_max: int
     ) -> list[Event] | Compacted:

@@ -83,7 +83,7 @@ class Server:
         """Serve until cancelled; raises OSError at once if the address cannot be bound."""
         node = self.node
         node.on_flush.append(self.flush)
-        node.on_applied.append(self.streams.wake)
+        node.on_applied.append(self.streams.applied)
         try:
             async with trio.open_nursery() as nursery:
                 self._listener = await network.serve(
@@ -95,7 +95,7 @@ class Server:
                 task_status.started(self._listener)
         finally:
             node.on_flush.remove(self.flush)
-            node.on_applied.remove(self.streams.wake)
+            node.on_applied.remove(self.streams.applied)
 
     async def attend(self, session: Session) -> None:
         """Serve one connection until it ends."""

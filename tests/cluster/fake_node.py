@@ -73,6 +73,9 @@ class FakeNode:
         self._reads.append(done)
         self._work.set()
 
+    def hasten(self) -> None:
+        """See `ServedNode`; tests say when work is done."""
+
     def read_events(
         self, from_revision: int, events_max: int, bytes_max: int
     ) -> list[Event] | Compacted:
