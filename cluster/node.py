@@ -386,11 +386,9 @@ class Node:
     # --- between the parts ---
 
     def propose(self, operation: bytes, done: Done) -> None:
-        """`submit` for the node's own parts, which still work while it stops."""
-        core = self.core
-        assert core is not None, "only a node that belongs to a cluster is served"
-        core.propose(operation, done)
-        self._wake()
+        """`submit` for the node's own parts, which still work while it stops. HOT."""
+        assert self.engine is not None, "only a node that belongs to a cluster is served"
+        self.engine.propose(operation, done)
 
     def _administer(self, request: Request, name: str | None, address: str, done: Done) -> None:
         administration = self.peering.administration

@@ -17,6 +17,7 @@ import trio
 
 from cluster.raft.core import Core
 from cluster.raft.driver import Driver
+from cluster.raft.proposals import Done
 from cluster.raft.snapshot import Snapshots
 from cluster.raft.stock import Message
 
@@ -43,6 +44,7 @@ class Engine:
         observe_tick: Callable[[float], None] = lambda seconds: None,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
+        self.core: Core = driver.core
         self._driver = driver
         self._observe_tick = observe_tick
         self._after_step = after_step
@@ -61,17 +63,20 @@ class Engine:
         self._stalled_s = 0.0
 
     @property
-    def core(self) -> Core:
-        return self._driver.core
-
-    @property
     def snapshots(self) -> Snapshots:
         return self._driver.snapshots
 
     def wake(self) -> None:
         """Something was handed in: run a tick soon."""
-        self._due = True
-        self._wake.set()
+        if not self._due:
+            self._due = True
+            self._wake.set()
+
+    def propose(self, payload: bytes, done: Done) -> None:
+        """See `Core.propose`. HOT."""
+        self.core.propose(payload, done)
+        if not self._due:
+            self.wake()
 
     def received(self, sender: str, messages: Sequence[Message]) -> None:
         """Messages that came together. HOT."""
