@@ -163,14 +163,14 @@ class Process:
         world = self.world
         waiting_since = max(self._deadline, self.busy_until)
         on_time = world.now <= waiting_since
-        while self.inbox and on_time and driver.take_note(world.now, *self.inbox[0]):
-            self.inbox.popleft()
-        arrived = list(self.inbox)
-        self.inbox.clear()
         stalled = self.step_cost + max(world.now - waiting_since, 0.0)
         self.step_cost = 0.0
         self.stepping = True
         try:
+            while self.inbox and on_time and driver.take_note(world.now, *self.inbox[0]):
+                self.inbox.popleft()
+            arrived = list(self.inbox)
+            self.inbox.clear()
             more = driver.step(world.now, arrived, stalled)
             world.after_step(self)
         except Crashed:

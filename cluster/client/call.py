@@ -75,7 +75,7 @@ class Call:
         self.timeout_ms = timeout_ms
         self.deadline = deadline
         self.trace = trace
-        self.kind = kind_of(name)
+        self.kind = _KINDS.get(name, Kind.OTHER)
         self.client_id = 0  # Given with the first attempt, and then kept, as is `seq`.
         self.seq = 0
         self.attempts = 0  # that failed
@@ -87,12 +87,9 @@ class Call:
         self.client_id = self.seq = 0
 
 
-def kind_of(name: str) -> Kind:
-    """What a repetition of a request does."""
-    if name in MUTATIONS:
-        # Opening a session twice leaves one that expires unused; closing twice is closing.
-        return Kind.READ if name in (SESSION_OPEN, SESSION_CLOSE) else Kind.MUTATION
-    return Kind.READ if name in READS else Kind.OTHER
+_KINDS = dict.fromkeys(READS, Kind.READ) | dict.fromkeys(MUTATIONS, Kind.MUTATION)
+# Opening a session twice leaves one that expires unused; closing twice is closing.
+_KINDS |= {SESSION_OPEN: Kind.READ, SESSION_CLOSE: Kind.READ}
 
 
 def after_error(call: Call, error: TremulaError) -> tuple[Next, TremulaError]:

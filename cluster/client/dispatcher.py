@@ -86,7 +86,10 @@ class Dispatcher:
         elif len(self._queued) + len(self._queued_mutations) >= self.options.requests_waiting_max:
             done(Overloaded("queue of the client", self.options.requests_waiting_max))
         else:
-            deadline = trio.current_time() + timeout_ms * 0.001
+            link = self.link
+            # while a chunk is worked off its time is near enough, and costs nothing
+            now = link.received_at if link is not None and link.corked else trio.current_time()
+            deadline = now + timeout_ms * 0.001
             if deadline < self._wake_at:
                 self._wake(deadline)
             self._queue_of(call := Call(name, args, done, timeout_ms, deadline, trace)).append(call)

@@ -71,7 +71,7 @@ class Link:
         self._owner = owner
         self._next_id = 1
         self._unsent: list[bytes] = []
-        self._corked = False
+        self.corked = False  # a received chunk is worked off: what is sent waits for its end
         self._sender = trio.lowlevel.ParkingLot()
 
     @property
@@ -134,13 +134,13 @@ class Link:
                 reader.feed(chunk)
                 self.received_at = trio.current_time()
                 self.pinged = False
-                self._corked = True
+                self.corked = True
                 try:
                     # Each value that is complete now ended in this chunk: there are no more.
                     for response in reader.take(len(chunk)):
                         self._take(response)
                 finally:
-                    self._corked = False
+                    self.corked = False
                 self._flush()
         except ProtocolViolation as violation:
             self.session.close(f"protocol violation of the node: {violation.error}")
@@ -176,7 +176,7 @@ class Link:
     def _queue(self, data: bytes) -> None:
         unsent = self._unsent
         unsent.append(data)
-        if self._corked:
+        if self.corked:
             return
         if len(self.pending) <= 1:
             self._flush()  # a lone request gains nothing from waiting for company

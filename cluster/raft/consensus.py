@@ -448,6 +448,16 @@ class Consensus(SyncObj):  # type: ignore[misc]
             self._step_down(now)
         self._set_leader(sender, now)
 
+    def _is_mere_heartbeat(self, sender: str, message: Message) -> bool:
+        """Whether the leader that this node follows says no more than that it is there."""
+        return (
+            message["type"] == "append_entries"
+            and sender == self.leader
+            and message["term"] == self.term
+            and "prevLogIdx" not in message
+            and message["commit_index"] <= self.commit_index
+        )
+
     def _append(self, sender: str, message: Message) -> None:
         """§5.3, with what already matches trimmed away before stock sees it, because stock
         truncates everything behind the first entry of a message, acknowledged or not."""

@@ -117,16 +117,17 @@ class Core(Leading):
             handler(now, sender, message)
 
     def take_note(self, now: float, sender: str, message: Message) -> bool:
-        """`receive` a message that calls for no tick; False, and nothing done, if it does. HOT."""
-        if (
-            message["type"] != "append_reply"
-            or not self.is_leader
-            or self._transfer is not None
-            or not self._changes_nothing(sender, message)
-        ):
-            return False
-        self.receive(now, sender, message)
-        return True
+        """`receive` a message that calls for no tick, though perhaps for an answer; False, and
+        nothing done, if it does call for one. HOT."""
+        if message["type"] == "append_reply":
+            idle = self.is_leader and self._transfer is None
+            changes_nothing = idle and self._changes_nothing(sender, message)
+        else:
+            idle = not (self.proposals.pending or self._new_reads or self.log.dirty)
+            changes_nothing = idle and self._is_mere_heartbeat(sender, message)
+        if changes_nothing:
+            self.receive(now, sender, message)
+        return changes_nothing
 
     def peer_connected(self, now: float, name: str) -> None:
         """A session with `name` is up: what was on the way in the last one is lost."""

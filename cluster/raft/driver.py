@@ -57,8 +57,12 @@ class Driver:
         core.set_stamp_floor(state.wall_ms, state.elapsed_ms)
 
     def take_note(self, now: float, sender: str, message: Message) -> bool:
-        """Take in a message that nobody waits for; False if it needs a step. HOT."""
-        return self.core.take_note(now, sender, message)
+        """Take in, and answer, a message that changes nothing; False if it needs a step. HOT."""
+        if not self.core.take_note(now, sender, message):
+            return False
+        for peer, reply in self.core.take_messages():
+            self._send(peer, reply)
+        return True
 
     def step(
         self, now: float, arrived: Iterable[tuple[str, Message]], stalled: float = 0.0

@@ -64,8 +64,8 @@ class Connection:
     """The requests under way of one client, and its answers that have not left yet."""
 
     __slots__ = (
-        "_answers", "_gets", "_last_id", "_next_deadline", "_pending", "_pending_bytes", "_reads",
-        "_room", "_server", "_settled_bytes", "actor", "draining", "session", "streams",
+        "_answers", "_last_id", "_next_deadline", "_pending", "_pending_bytes", "_reads",
+        "_room", "_server", "_settled_bytes", "actor", "draining", "gets", "session", "streams",
     )  # fmt: skip
 
     def __init__(self, server: Server, session: Session) -> None:
@@ -80,7 +80,8 @@ class Connection:
         self._settled_bytes = 0  # how many of them the server has counted
         self._next_deadline = inf  # No request under way is due before this.
         self._reads: list[Read] = []  # Linearizable reads of this chunk: one barrier serves all.
-        self._gets: list[tuple[int, str]] = []  # And the hot kind of them, without an object each.
+        # The hot kind of them, (request id, key), without an object each.
+        self.gets: list[tuple[int, str]] = []
         self._answers: list[bytes] = []
         self._room: trio.Event | None = None  # Set while the reader waits for room.
 
@@ -159,10 +160,6 @@ class Connection:
             self._reads.append(read)
         else:
             self._server.run_read(self, read)
-
-    def get(self, request_id: int, key: str) -> None:
-        """Start a linearizable read of one key. HOT."""
-        self._gets.append((request_id, key))
 
     def expire(self, now: float) -> float:
         """Answer what is overdue; returns the deadline that comes next."""
@@ -326,9 +323,9 @@ class Connection:
             self._settled_bytes = self._pending_bytes
 
     def _start_reads(self) -> None:
-        reads, gets = self._reads, self._gets
+        reads, gets = self._reads, self.gets
         if reads or gets:
-            self._reads, self._gets = [], []
+            self._reads, self.gets = [], []
             self._server.count("reads_linearizable", len(gets))
             self._server.node.read_index(partial(self._serve_reads, reads, gets))
 

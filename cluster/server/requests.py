@@ -76,7 +76,7 @@ def _get(server: Server, connection: Connection, request_id: int, args: list[Any
     if not args or type(args[0]) is not str:  # `_shaped` by hand: this is the hot read.
         raise Malformed("argument 0 must be text")
     if _is_linearizable(args, 1):
-        connection.get(request_id, args[0])
+        connection.gets.append((request_id, args[0]))
     else:
         connection.read(single_read(request_id, args[0]), False)
 
