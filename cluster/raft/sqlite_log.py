@@ -60,13 +60,15 @@ class SqliteLog(MemoryTail):
         )
         self.persisted_term = self.term
         self._chain = chain
-        self._open = False
+        self._open = False  # a transaction
+        # appended, and written with the commit: a leader's messages need not wait for it
+        self._unwritten: list[tuple[int, int, bytes, int]] = []
         self._facts_dirty = False
         self.term_dirty = False
 
     @property
     def dirty(self) -> bool:
-        return self._open
+        return self._open or bool(self._unwritten)
 
     @classmethod
     def create(cls, path: Path) -> None:
@@ -121,12 +123,8 @@ class SqliteLog(MemoryTail):
 
     def append(self, entry: Entry) -> None:
         self._add(entry)
-        self._begin()
         self._chain = _chain(self._chain, entry.index, entry.term, entry.command)
-        self._write(
-            "INSERT INTO entries VALUES(?, ?, ?, ?)",
-            (entry.index, entry.term, entry.command, self._chain),
-        )
+        self._unwritten.append((entry.index, entry.term, entry.command, self._chain))
 
     def truncate(self, index: int) -> None:
         self._cut_from(index)
@@ -187,8 +185,9 @@ class SqliteLog(MemoryTail):
 
     def commit(self) -> None:
         """One transaction, one fsync. Raises StorageFailed, after which nothing may be sent."""
-        if not self._open:
+        if not self.dirty:
             return
+        self._begin()
         if self._facts_dirty:
             self._write(_SET_FACT, ("check", _facts_check(self._facts)))
             self._facts_dirty = False
@@ -207,6 +206,7 @@ class SqliteLog(MemoryTail):
         self._write(_SET_FACT, (name, value))
 
     def _chain_at(self, index: int) -> int:
+        assert not self._unwritten, "what is asked for may not be written yet"
         row: Any = self._connection.execute(
             "SELECT chain FROM entries WHERE idx = ?", (index,)
         ).fetchone()
@@ -214,9 +214,13 @@ class SqliteLog(MemoryTail):
         return int(row[0])
 
     def _begin(self) -> None:
+        """Before anything else is written: what was appended comes first."""
         if not self._open:
             self._write("BEGIN IMMEDIATE", ())
             self._open = True
+        unwritten, self._unwritten = self._unwritten, []
+        for row in unwritten:
+            self._write("INSERT INTO entries VALUES(?, ?, ?, ?)", row)
 
     def _write(self, statement: str, bindings: tuple[bytes | Fact, ...]) -> None:
         try:

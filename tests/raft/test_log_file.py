@@ -280,11 +280,12 @@ def test_a_full_disk_fails_the_commit(tmp_path: Path) -> None:
     disk.close()
 
 
-def test_a_database_that_may_not_grow_fails_the_append(path: Path) -> None:
+def test_a_database_that_may_not_grow_fails_the_commit(path: Path) -> None:
     """A bound inside of SQLite is the same to us as a disk without room."""
     connection = apsw.Connection(str(path))
     connection.pragma("max_page_count", connection.pragma("page_count"))
     log = SqliteLog(connection, str(path))
+    fill(log, 21, 2000)
     with pytest.raises(StorageFailed, match="full"):
-        fill(log, 21, 2000)
+        log.commit()
     log.close()
