@@ -433,6 +433,7 @@ class Consensus(SyncObj):  # type: ignore[misc]
             raise AssertionError(f"{sender} and {self.name} both lead term {self.term}")
         self._leader_heard_at = now
         self._peer_stall = message["stall"]
+        self.clock.follow(message["wall"], now)
         self._pre_votes = None
         self._answering = message
         if "prevLogIdx" in message:

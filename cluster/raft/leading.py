@@ -73,6 +73,7 @@ class Leading(Consensus):
             "flight": progress.flight,
             "round": self._rounds.number,
             "stall": self._stall,
+            "wall": self.clock.shown(self._now),
         }
 
     def _append_message(self, progress: Progress) -> Message:

@@ -28,6 +28,7 @@ _POSITION: _Keys = {"term": _INT, "last_log_index": _INT, "last_log_term": _INT}
 _KEYS: dict[str, _Keys] = {
     "append_entries": {
         "term": _INT, "commit_index": _INT, "flight": _INT, "round": _INT, "stall": _NUMBER,
+        "wall": _INT,
     },
     "append_reply": {
         "term": _INT, "match": _INT_OR_NONE, "reset_to": _INT_OR_NONE, "flight": _INT,

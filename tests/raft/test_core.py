@@ -162,7 +162,7 @@ def test_what_is_committed_is_applied_when_it_is_on_the_own_disk() -> None:
     previous, entry = core.log.last, nodes.core("a").log.last
     message = {
         "type": "append_entries", "term": 1, "commit_index": entry.index, "flight": 0, "round": 0,
-        "stall": 0.0, "entries": [list(entry)], "prevLogIdx": previous.index,
+        "stall": 0.0, "wall": 0, "entries": [list(entry)], "prevLogIdx": previous.index,
         "prevLogTerm": previous.term,
     }  # fmt: skip
     core.receive(nodes.now, "a", message)
@@ -315,6 +315,7 @@ def test_a_node_that_forgot_what_it_acknowledged_stops() -> None:
     heartbeat = {
         "type": "append_entries", "term": 1, "commit_index": last + 1, "flight": 0, "round": 0,
         "stall": 0.0,
+        "wall": 0,
     }  # fmt: skip
     with pytest.raises(ForgottenEntries, match=f"ends at index {last}"):
         nodes.step("b", ("a", heartbeat))

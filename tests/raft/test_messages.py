@@ -16,8 +16,8 @@ from tests.raft.ensemble import Ensemble, member
 ROWS = [list(member("a"))]
 VALID: dict[str, dict[str, Any]] = {
     "append_entries": {
-        "term": 3, "commit_index": 4, "flight": 0, "round": 1, "stall": 0.0, "prevLogIdx": 4,
-        "prevLogTerm": 2, "entries": [[b"\x00x", 5, 2], [b"\x00y", 6, 3]],
+        "term": 3, "commit_index": 4, "flight": 0, "round": 1, "stall": 0.0, "wall": 5,
+        "prevLogIdx": 4, "prevLogTerm": 2, "entries": [[b"\x00x", 5, 2], [b"\x00y", 6, 3]],
     },
     "append_reply": {
         "term": 3, "match": 6, "reset_to": None, "flight": 0, "round": 1, "wall": 5, "stall": 0.5,

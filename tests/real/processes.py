@@ -73,6 +73,7 @@ class RealNode:
     certificates: Path | None = None
     settings: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    program: tuple[str, ...] = ("cluster.cli",)
     process: trio.Process | None = None
     paused: bool = False
     may_end: bool = False  # a test expects it to end by itself, or has ended it
@@ -111,7 +112,7 @@ class RealNode:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("TREMULA_")}
         with self.log_file.open("ab") as log:
             self.process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", "cluster.cli", "node", "start", "--config", str(self.file)],
+                [sys.executable, "-m", *self.program, "node", "start", "--config", str(self.file)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
