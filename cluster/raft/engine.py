@@ -11,7 +11,7 @@ request needs a task.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import trio
 
@@ -57,7 +57,8 @@ class Engine:
         self._next_at = 0.0  # when the next step must come: later, we overslept
         self._busy_s = 0.0  # for how long the last step kept us from listening
         self._marked_at = clock()
-        self._running = False
+        self._runs = False
+        self._has_ended = False
         self._failure: Exception | None = None
         self._ticks = 0
         self._stalled_s = 0.0
@@ -80,36 +81,45 @@ class Engine:
 
     def received(self, sender: str, messages: Sequence[Message]) -> None:
         """Messages that came together. HOT."""
-        if not self._running:
-            return
+        if self._runs:
+            self._guard(self._receive, sender, messages)
+        elif not self._has_ended:
+            self._inbox += [(sender, message) for message in messages]
+            self.wake()
+
+    def hasten(self) -> None:
+        """Work now on what was handed in: nobody is about to hand in more that could share it."""
+        if self._runs and self._due:
+            self._guard(self._tick)
+
+    def _receive(self, sender: str, messages: Sequence[Message]) -> None:
         now = self._clock()
         is_late = now > self._next_at
         for message in messages:
             if is_late or self._inbox or not self._driver.take_note(now, sender, message):
                 self._inbox.append((sender, message))
-        if not self._inbox:
-            if (due := self.core.deadline()) < self._next_at:
-                self._next_at = self._sleep.deadline = due
-            return
-        self._tick_now()
-
-    def hasten(self) -> None:
-        """Work now on what was handed in: nobody is about to hand in more that could share it."""
-        if self._running and self._due:
-            self._tick_now()
-
-    def _tick_now(self) -> None:
-        try:
+        if self._inbox:
             self._tick()
+        else:
+            self._next_at = min(self._next_at, self.core.deadline())
+
+    def _guard(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Work in the task of somebody else: what it raises stops the node, and not that task."""
+        try:
+            work(*arguments)
         except Exception as failure:
-            self._failure = failure  # it stops the node, not the task that came here
-            self._running = False
+            self._failure = failure
+            self._end()
             self._wake.set()
             return
         if self._due:
             self._wake.set()
-        else:
-            self._sleep.deadline = self._next_at  # without waking it
+        elif self._sleep.deadline != self._next_at:
+            self._sleep.deadline = self._next_at  # the engine's task sleeps on
+
+    def _end(self) -> None:
+        self._runs = False
+        self._has_ended = True
 
     def link_up(self, name: str) -> None:
         self.core.peer_connected(self._clock(), name)
@@ -124,7 +134,7 @@ class Engine:
 
     async def run(self) -> None:
         """Until cancelled. What a step raises (a disk that refuses, a bug) stops the node."""
-        self._running = True
+        self._runs = True
         self._next_at = max(self.core.deadline(), self._clock())
         try:
             while True:
@@ -139,7 +149,7 @@ class Engine:
                 if self._due or self._clock() >= self._next_at:
                     self._tick()
         finally:
-            self._running = False
+            self._end()
 
     def _tick(self) -> None:
         core = self.core

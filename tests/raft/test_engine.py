@@ -117,6 +117,18 @@ async def test_a_step_that_fails_for_a_message_stops_the_engine(mock_clock: Mock
             await trio.testing.wait_all_tasks_blocked()
 
 
+async def test_what_arrives_before_it_runs_waits(mock_clock: MockClock) -> None:
+    """A peer never sends again what it believes to be under way."""
+    steps: Any = Steps(mock_clock)
+    engine = Engine(steps, after_step=lambda applied: None, mark=lambda term, index: None)
+    engine.received("b", [{"type": "one"}])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(engine.run)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert [arrived for _, arrived, _ in steps.noted] == [[("b", {"type": "one"})]]
+
+
 async def test_nothing_is_worked_on_once_it_has_ended(mock_clock: MockClock) -> None:
     """A message can still be on its way when the files are closed already."""
     steps = Steps(mock_clock)
