@@ -20,6 +20,7 @@ import trio
 
 from cluster import __version__, process
 from cluster.administration import Administration, Request
+from cluster.blocking import Blocking, in_thread
 from cluster.config import NodeConfig
 from cluster.datadir import DataDir, DataDirError
 from cluster.divergence import Divergence
@@ -62,6 +63,7 @@ class Ports(Protocol):
     random: random.Random
     environment: Mapping[str, str]
     spawn: Spawn
+    blocking: Blocking
 
     def wall_ms(self) -> int: ...
 
@@ -83,6 +85,7 @@ class Node:
         self.random = ports.random
         self.environment = ports.environment
         self.spawn = ports.spawn
+        self.blocking = ports.blocking
         self._last_leader: str | None = None
         self._stopping = False
         self.directory = DataDir.open(config.node.data_dir, self.name, self._mint_uid)
@@ -139,9 +142,8 @@ class Node:
             await self.peering.find_cluster()
         raft_log = SqliteLog.open(self.directory.log_path)
         self.directory.finish_installation(raft_log)
-        self.storage = Storage(
-            self.directory, self._applied, applied_index_min=raft_log.first.index
-        )
+        first = raft_log.first.index
+        self.storage = Storage(self.directory, self._applied, first, self.blocking)
         marker = self.directory.marker()
         raft_log.on_shorter = marker.lower
         self.engine = self._make_engine(raft_log, self.storage, marker.write)
@@ -187,7 +189,7 @@ class Node:
                 client.port,
                 self._server_tls,
             )
-            scan = SelfCheck(self.directory.state_path, nursery)
+            scan = SelfCheck(self.directory.state_path, nursery, self.blocking)
             self.server.extra["doctor.scan"] = scan.start
             self.log.info("serving", cluster=self.cluster_id, client=str(client))
             await stop.wait()
@@ -457,6 +459,7 @@ class RealPorts:
         self.random = random.Random(os.urandom(32))
         self.environment: Mapping[str, str] = os.environ
         self.spawn: Spawn = trio.lowlevel.open_process
+        self.blocking: Blocking = in_thread
 
     def wall_ms(self) -> int:
         return time.time_ns() // 1_000_000

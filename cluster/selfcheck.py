@@ -13,6 +13,7 @@ from typing import Any
 import trio
 
 from cluster import state
+from cluster.blocking import Blocking
 from cluster.corruption import RECOVERY, CorruptState
 from cluster.errors import Overloaded
 from cluster.raft.log import StorageFailed
@@ -23,8 +24,9 @@ Done = Callable[[object], None]
 class SelfCheck:
     """One scan at a time."""
 
-    def __init__(self, path: Path, nursery: trio.Nursery) -> None:
+    def __init__(self, path: Path, nursery: trio.Nursery, blocking: Blocking) -> None:
         self._path = path
+        self._blocking = blocking
         self._nursery = nursery
         self._running = False
 
@@ -38,7 +40,7 @@ class SelfCheck:
 
     async def _scan(self, done: Done) -> None:
         try:
-            pages = await trio.to_thread.run_sync(_verify, self._path)
+            pages = await self._blocking(_verify, self._path)
             answer = {"problems": [], "detail": f"{pages} pages of {self._path.name} are whole"}
         except (CorruptState, StorageFailed) as problem:
             answer = {"problems": [str(problem)], "remedy": RECOVERY}

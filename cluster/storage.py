@@ -18,6 +18,7 @@ import msgpack
 import trio
 
 from cluster import state
+from cluster.blocking import Blocking, in_thread
 from cluster.corruption import CorruptState, storage_error
 from cluster.datadir import DataDir, swap_in
 from cluster.machine import Applied, Machine
@@ -41,10 +42,11 @@ class Storage:
         self,
         directory: DataDir,
         on_applied: Callable[[Applied], None],
-        *,
         applied_index_min: int,
+        blocking: Blocking = in_thread,
     ) -> None:
         self._directory = directory
+        self._blocking = blocking
         self._on_applied = on_applied
         self._lock = threading.Lock()
         self._nursery: trio.Nursery | None = None
@@ -102,7 +104,7 @@ class Storage:
     async def checkpoint(self) -> int | None:
         """Make what is applied durable; returns the log index up to which the log may be cut."""
         self.machine.commit()
-        await trio.to_thread.run_sync(self._checkpoint_in_thread)
+        await self._blocking(self._checkpoint_in_thread)
         self.machine.commit()
         # the rest is little by now, and only the writer's own turn finds nothing more to move
         return state.checkpoint(self.machine.connection).applied_index
@@ -133,7 +135,7 @@ class Storage:
         self._copies += 1
         path = self._directory.path / f"state.db.copy-{self._copies}"
         try:
-            source = await trio.to_thread.run_sync(self._copy_in_thread, path)
+            source = await self._blocking(self._copy_in_thread, path)
         except (StorageFailed, OSError):
             path.unlink(missing_ok=True)  # no room for a copy: the peer waits, the node goes on
             ready(None)

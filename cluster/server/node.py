@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import apsw
 
+from cluster.blocking import Blocking
 from cluster.errors import TremulaError
 from cluster.kv import Row
 from pubsub.events import Event
@@ -42,6 +43,7 @@ class ServedNode(Protocol):
     """A node of the cluster, as its client port sees it."""
 
     name: str
+    blocking: Blocking
     on_applied: list[Callable[[], None]]  # called once per tick that applied something
     on_flush: list[Callable[[], None]]  # called once per tick, after the waiting were answered
 

@@ -218,7 +218,7 @@ class Server:
             finally:
                 reader.close()
 
-        connection.answer(read.request_id, await trio.to_thread.run_sync(run))
+        connection.answer(read.request_id, await self.node.blocking(run))
         self.flush()
 
     async def _unpark_when_drained(self, connection: Connection) -> None:

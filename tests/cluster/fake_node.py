@@ -12,6 +12,7 @@ from typing import Any
 import apsw
 import trio
 
+from cluster.blocking import Blocking, in_thread
 from cluster.errors import LeaderChanged, NoLeader, TremulaError
 from cluster.machine import Machine
 from cluster.operations import REGULAR, seal
@@ -27,6 +28,7 @@ class FakeNode:
 
     def __init__(self, name: str = "a", machine: Machine | None = None) -> None:
         self.name = name
+        self.blocking: Blocking = in_thread
         self.cluster_id: str | None = "test-cluster"
         self.leader: str | None = name
         self.machine = machine or Machine(open_state(":memory:"))
