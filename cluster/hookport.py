@@ -50,6 +50,7 @@ class HookPort:
             boot_id=f"{node.random.getrandbits(48):012x}",
             environment=node.environment,
             module_paths=(str(config.folder),),  # modules lie beside the file that names them
+            registry=node.registry,
             limits=config.limits.hooks,
             spawn=node.spawn,
         )

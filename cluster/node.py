@@ -47,6 +47,7 @@ from cluster.server import Server
 from cluster.storage import Storage
 from cluster.timekeeper import Timekeeper
 from hooks.ports import Spawn
+from hooks.registry import Registry
 from pubsub.events import Event
 from pubsub.log import Compacted, read_events
 
@@ -64,6 +65,7 @@ class Ports(Protocol):
     environment: Mapping[str, str]
     spawn: Spawn
     blocking: Blocking
+    registry: Registry | None  # of Python handlers that run in this very process
 
     def wall_ms(self) -> int: ...
 
@@ -86,6 +88,7 @@ class Node:
         self.environment = ports.environment
         self.spawn = ports.spawn
         self.blocking = ports.blocking
+        self.registry = ports.registry
         self._last_leader: str | None = None
         self._stopping = False
         self.directory = DataDir.open(config.node.data_dir, self.name, self._mint_uid)
@@ -460,6 +463,7 @@ class RealPorts:
         self.environment: Mapping[str, str] = os.environ
         self.spawn: Spawn = trio.lowlevel.open_process
         self.blocking: Blocking = in_thread
+        self.registry: Registry | None = None
 
     def wall_ms(self) -> int:
         return time.time_ns() // 1_000_000

@@ -1,4 +1,8 @@
-"""`python -m simulation`: replay one seed, or sweep many. Exit code 1 when a promise broke."""
+"""`python -m simulation`: replay one seed, or sweep many. Exit code 1 when a promise broke.
+
+Two levels: `core` drives the Raft core and its log with a toy state, for masses of seeds; `node`
+drives whole production nodes and clients.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,33 @@ import argparse
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from rich.console import Console
 from rich.progress import Progress
 
-from simulation.story import columns
-from simulation.world import World
+from simulation.whole.world import World as NodeWorld
+from simulation.world import World as CoreWorld
 
 EVENTS_SHOWN = 60
+
+
+class Run(Protocol):
+    """One run of either level."""
+
+    @property
+    def virtual_s(self) -> float: ...
+    @property
+    def acknowledged(self) -> int: ...
+    @property
+    def reads(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def run(self) -> None: ...
+    def story(self, events: int) -> list[str]: ...
+
+
+LEVELS: dict[str, type[CoreWorld] | type[NodeWorld]] = {"core": CoreWorld, "node": NodeWorld}
 
 
 class Outcome(NamedTuple):
@@ -26,30 +48,34 @@ class Outcome(NamedTuple):
     failure: str
 
 
-def run_seed(seed: int, nodes: int) -> Outcome:
+def run_seed(seed: int, nodes: int, level: str) -> Outcome:
     """Run one seed to its end."""
-    world = World(seed, nodes)
-    failure = _run(world, EVENTS_SHOWN)
-    return Outcome(world.now, world.checker.acknowledged, world.checker.reads, failure)
+    world: Run = LEVELS[level](seed, nodes)
+    failure = _run(world, EVENTS_SHOWN, f"--level {level} --seed {seed} --nodes {nodes}")
+    return Outcome(world.virtual_s, world.acknowledged, world.reads, failure)
 
 
-def _run(world: World, events_shown: int) -> str:
+def _run(world: Run, events_shown: int, replay: str) -> str:
     try:
         world.run()
-    except Exception as problem:  # a broken promise, or whatever the core raised: it failed
+    except Exception as problem:  # a broken promise, or whatever the product raised: it failed
+        while isinstance(problem, ExceptionGroup):
+            problem = problem.exceptions[0]
         return "\n".join(
             [
-                *_header(world),
-                *columns(list(world.trace)[-events_shown:], sorted(world.processes)),
-                f"at {world.now:.4f} s  {type(problem).__name__}: {problem}",
-                f"replay: python -m simulation --seed {world.seed} --nodes {world.options.nodes}",
+                *world.story(events_shown),
+                f"at {world.virtual_s:.4f} s  {type(problem).__name__}: {problem}",
+                f"replay: python -m simulation {replay}",
             ]
         )
     return ""
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="simulation", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="simulation", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--level", choices=LEVELS, default="core")
     parser.add_argument("--seed", type=int, help="replay this one and show its last events")
     parser.add_argument("--seeds", default="0:200", help="sweep seeds A:B (B excluded)")
     parser.add_argument("--nodes", type=int, nargs="+", default=[3, 5])
@@ -57,29 +83,32 @@ def main() -> int:
     parser.add_argument("--events", type=int, default=EVENTS_SHOWN, help="how many to show")
     arguments = parser.parse_args()
     if arguments.seed is not None:
-        return max(_replay(arguments.seed, nodes, arguments.events) for nodes in arguments.nodes)
+        return max(
+            _replay(arguments.seed, nodes, arguments.level, arguments.events)
+            for nodes in arguments.nodes
+        )
     first, last = (int(part) for part in arguments.seeds.split(":"))
-    runs = [(seed, count) for seed in range(first, last) for count in arguments.nodes]
+    runs = [
+        (seed, count, arguments.level) for seed in range(first, last) for count in arguments.nodes
+    ]
     return _sweep(runs, arguments.jobs)
 
 
-def _replay(seed: int, nodes: int, events_shown: int) -> int:
-    world = World(seed, nodes)
-    failure = _run(world, events_shown)
+def _replay(seed: int, nodes: int, level: str, events_shown: int) -> int:
+    world: Run = LEVELS[level](seed, nodes)
+    failure = _run(world, events_shown, f"--level {level} --seed {seed} --nodes {nodes}")
     if failure:
         print(failure)
         return 1
-    checker = world.checker
-    print(*_header(world), sep="\n")
+    print(*world.story(0), sep="\n")
     print(
-        f"clean: {world.now:.1f} virtual s, {checker.acknowledged} acknowledged writes, "
-        f"{checker.reads} reads, {len(world.invariants.leaders)} terms with a leader, "
-        f"trace {world.hash.hexdigest()}"
+        f"clean: {world.virtual_s:.1f} virtual s, {world.acknowledged} acknowledged writes, "
+        f"{world.reads} reads, trace {world.fingerprint}"
     )
     return 0
 
 
-def _sweep(runs: list[tuple[int, int]], jobs: int) -> int:
+def _sweep(runs: list[tuple[int, int, str]], jobs: int) -> int:
     began = time.monotonic()
     outcomes: list[Outcome] = []
     progress = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
@@ -100,10 +129,6 @@ def _sweep(runs: list[tuple[int, int]], jobs: int) -> int:
         f"{sum(o.reads for o in outcomes)} reads"
     )
     return 1 if failed else 0
-
-
-def _header(world: World) -> list[str]:
-    return [f"seed {world.seed}, {world.options.nodes} nodes", *world.options.lines()]
 
 
 if __name__ == "__main__":

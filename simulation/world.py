@@ -30,7 +30,7 @@ from simulation.invariants import Invariants
 from simulation.network import Network
 from simulation.options import Options
 from simulation.process import Process
-from simulation.story import Event
+from simulation.story import Event, columns
 
 LIVENESS_S = 20.0
 REDIAL_S = 0.05
@@ -253,3 +253,29 @@ class World:
 
     def seal_operation(self, key: str, value: str) -> bytes:
         return operations.pack(0, 0, "set", [key, value], "sim", None)
+
+    # --- for people ---
+
+    @property
+    def virtual_s(self) -> float:
+        return self.now
+
+    @property
+    def acknowledged(self) -> int:
+        return self.checker.acknowledged
+
+    @property
+    def reads(self) -> int:
+        return self.checker.reads
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal runs, in any process."""
+        return self.hash.hexdigest()
+
+    def story(self, events: int) -> list[str]:
+        """What was drawn from the seed, and the last events."""
+        lines = [f"seed {self.seed}, {self.options.nodes} nodes", *self.options.lines()]
+        if events:
+            lines += columns(list(self.trace)[-events:], sorted(self.processes))
+        return lines

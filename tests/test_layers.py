@@ -163,9 +163,11 @@ def test_one_module_knows_pysyncobj() -> None:
 
 
 def test_nobody_knows_trios_private_names() -> None:
-    """Whatever begins with an underscore in trio may change with any release."""
+    """Whatever begins with an underscore in trio may change with any release: one file of the
+    simulator turns such switches, and tests/simulation/test_canary.py looks at them."""
     pattern = re.compile(r"\btrio(\.\w+)*\._\w")
-    assert [_name(p) for p in _sources(*PACKAGES) if pattern.search(p.read_text())] == []
+    knowing = [_name(p) for p in _sources(*PACKAGES) if pattern.search(p.read_text())]
+    assert knowing == ["simulation/whole/determinism.py"]
 
 
 def test_nothing_turns_data_into_code() -> None:

@@ -321,10 +321,11 @@ class Dispatcher:
         """A node that does not even answer a ping is left for another endpoint."""
         link = self.link
         if link is not None and link.is_active:
-            silence_s = now - link.received_at
-            if silence_s >= self.options.silence_s_max:
-                link.session.close(f"the node was silent for {silence_s:.1f} s")
-            elif silence_s >= self.options.ping_after_s and not link.pinged:
+            heard_at = link.received_at
+            # sums, as in `_next_time`: a difference can be a hair short, for ever
+            if now >= heard_at + self.options.silence_s_max:
+                link.session.close(f"the node was silent for {now - heard_at:.1f} s")
+            elif now >= heard_at + self.options.ping_after_s and not link.pinged:
                 link.ping()
 
     def _next_time(self) -> float:

@@ -1,0 +1,94 @@
+"""The hook workload: one handler on every node, with effects, and what must be true of it.
+
+Each event of its pattern is handled at least once, in order per key, by one node at a time; its
+effect is in the log exactly once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from random import Random
+from typing import TYPE_CHECKING
+
+import trio
+
+from hooks import effects
+from hooks.effects import Effect
+from hooks.registry import HookContext, Registry, hook
+from pubsub import groups
+from pubsub.events import Event
+from simulation.checkers import Violation
+
+if TYPE_CHECKING:
+    from simulation.whole.machine import Machine
+
+NAME = "recorder"
+GROUP = f"hook.{NAME}"
+PATTERN = "hooks.kv.write_committed"
+EFFECT_TOPIC = "handled"
+TAKES_S = 0.05
+FAILS = 0.1
+
+
+class HandlerCheck:
+    """Keeps what the handler did, on all nodes, and judges it."""
+
+    def __init__(self, random: Random) -> None:
+        self.ended: list[tuple[str, int]] = []  # (key, revision), in the order of their ends
+        self.overlaps = 0
+        self._running: Counter[str] = Counter()
+        self._random = random
+
+    def registry(self, machine: Machine) -> Registry:
+        """The handler of one node, which does nothing any more once its node is dead."""
+        registry = Registry()
+
+        @hook(PATTERN, name=NAME, start="earliest", retry_count=10, timeout_ms=2000)
+        async def handler(context: HookContext) -> list[Effect]:
+            life, key = machine.lives, context.key or ""
+            self._running[key] += 1
+            self.overlaps += self._running[key] > 1
+            try:
+                await trio.sleep(self._random.random() * TAKES_S)
+                if self._random.random() < FAILS:
+                    raise ValueError("now and then")
+                if machine.is_connected and machine.lives == life:
+                    self.ended.append((key, context.revision))
+            finally:
+                self._running[key] -= 1
+            return [effects.publish(EFFECT_TOPIC, str(context.revision), key=key)]
+
+        registry.add(handler)
+        return registry
+
+    def has_caught_up(self, machine: Machine) -> bool:
+        """Whether the cluster knows that every write was handled."""
+        assert machine.node is not None, "asked when all are alive"
+        described = groups.describe(machine.node.machine.connection, GROUP)
+        if described is None:
+            return False
+        events = machine.node.read_events(1, 1 << 30, 1 << 40)
+        writes = [e.revision for e in events if isinstance(e, Event) and e.topic == PATTERN]
+        floors = [int(partition["floor"]) for partition in described["partitions"]]
+        return not writes or min(floors) >= writes[-1]
+
+    def check(self, events: list[Event]) -> None:
+        """Hold what was recorded against the log."""
+        wanted = {event.revision for event in events if event.topic == PATTERN}
+        seen = {revision for _, revision in self.ended}
+        if missing := wanted - seen:
+            raise Violation(f"never handled: revisions {sorted(missing)[:10]}")
+        if self.overlaps:
+            raise Violation(f"{self.overlaps} times two attempts at one key ran at once")
+        by_key: dict[str, list[int]] = defaultdict(list)
+        for key, revision in self.ended:
+            by_key[key].append(revision)
+        for key, revisions in by_key.items():
+            firsts = list(dict.fromkeys(revisions))
+            if firsts != sorted(firsts):
+                raise Violation(f"{key} was handled out of order: {firsts}")
+        done = Counter(int(e.data[0]) for e in events if e.topic == EFFECT_TOPIC)
+        if lost := wanted - set(done):
+            raise Violation(f"no effect of revisions {sorted(lost)[:10]}")
+        if repeated := [revision for revision, times in done.items() if times > 1]:
+            raise Violation(f"effects more than once of revisions {repeated[:10]}")
