@@ -108,6 +108,8 @@ class Streams:
 
     def applied(self) -> None:
         """Entries were applied: deliver to a few at once, to many in their turn."""
+        if not self.active:
+            return
         if len(self.active) > AT_ONCE_STREAMS_MAX:
             self._wake.set()
             return
