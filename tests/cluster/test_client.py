@@ -94,14 +94,15 @@ async def test_a_client_that_leaves_gives_its_session_back() -> None:
 
 
 async def test_requests_of_one_pass_leave_together() -> None:
-    """Sixty-four tasks that write at the same time make one entry, not sixty-four."""
+    """Sixty-four tasks that write at the same time make two entries at most, not sixty-four: the
+    first leaves alone, because it cannot know of the others."""
     async with cluster_of(1) as cluster, client_of(cluster) as client:
         await client.put("warm", b"")
         ticks = cluster.node.ticks
         async with trio.open_nursery() as nursery:
             for number in range(64):
                 nursery.start_soon(client.put, f"k{number}", b"v")
-        assert cluster.node.ticks == ticks + 1
+        assert cluster.node.ticks <= ticks + 2
         assert cluster.connected == [1]
 
 
