@@ -1,10 +1,10 @@
 """The replicated state machine: the same log gives the same rows, results and digest everywhere.
 
-`apply` takes one committed entry of the Raft log and makes one transaction of it, with the applied
-index inside: after a crash exactly what is missing is applied again. It is total: whatever an
-operation holds, the answer is a result or a Rejection that changed nothing. An exception that
-leaves `apply` is a corrupt file, a disk that refuses, a log of a newer release, or our bug; the
-transaction is rolled back and this machine is of no more use.
+`apply` takes one committed entry of the Raft log; `commit` makes one transaction of the entries
+since the last one, with the applied index inside: after a crash exactly what is missing is applied
+again. `apply` is total: whatever an operation holds, the answer is a result or a Rejection that
+changed nothing. An exception that leaves it is a corrupt file, a disk that refuses, a log of a
+newer release, or our bug; the transaction is rolled back and this machine is of no more use.
 
 May not: read a clock, draw a random number, or know anything that is not in the entry or in the
 state.
@@ -267,7 +267,7 @@ class Machine:
         )
 
     def _adopt(self, applied: Applied) -> None:
-        """The transaction is committed: the attributes follow."""
+        """The entry is applied: the attributes follow."""
         apply = self._apply
         self.applied_index = applied.index
         self.applied_term = applied.term

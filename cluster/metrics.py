@@ -141,7 +141,8 @@ class NodeMetrics:
             "tremula_raft_tick_seconds", "One pass of the engine, from receiving to answering."
         )
         self.apply_seconds = self._histogram(
-            "tremula_apply_seconds", "Applying one entry: one transaction of state.db."
+            "tremula_apply_seconds",
+            "Applying one entry to state.db, without the commit that many share.",
         )
         self.entry_operations = self._histogram(
             "tremula_raft_entry_operations",

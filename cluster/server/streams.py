@@ -102,7 +102,7 @@ class Streams:
         self.wake()
 
     def wake(self) -> None:
-        """Something was applied, or somebody can take more."""
+        """Somebody can take more."""
         if self.active:
             self._wake.set()
 

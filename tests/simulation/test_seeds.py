@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from simulation.world import World
-
-TRACE = "from simulation.world import World; w = World(5, 3); w.run(); print(w.hash.hexdigest())"
+from tests.simulation.fingerprints import fingerprints
 
 
 @pytest.mark.parametrize("nodes", [3, 5])
@@ -25,15 +20,6 @@ def test_a_seed_is_clean(seed: int, nodes: int) -> None:
 
 def test_the_same_seed_gives_the_same_trace_in_another_process() -> None:
     """Whatever order strings hash in: a seed that fails can be replayed."""
-    traces = [
-        subprocess.run(
-            [sys.executable, "-c", TRACE],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            capture_output=True,
-            check=True,
-            text=True,
-        ).stdout
-        for hash_seed in ("1", "4711")
-    ]
-    assert traces[0] == traces[1]
-    assert len(traces[0].strip()) == 32
+    one, other = fingerprints("simulation.world", 5)
+    assert one == other
+    assert len(one) == 32

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from simulation.whole.world import World
-
-FINGERPRINT = (
-    "from simulation.whole.world import World; w = World(3, 3); w.run(); print(w.fingerprint)"
-)
+from tests.simulation.fingerprints import fingerprints
 
 
 @pytest.mark.parametrize(
@@ -28,15 +21,6 @@ def test_a_seed_is_clean(seed: int, nodes: int) -> None:
 
 def test_the_same_seed_is_the_same_run_in_another_process() -> None:
     """Whatever order strings hash in, and wherever the data lies."""
-    fingerprints = [
-        subprocess.run(
-            [sys.executable, "-c", FINGERPRINT],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            capture_output=True,
-            check=True,
-            text=True,
-        ).stdout
-        for hash_seed in ("1", "4711")
-    ]
-    assert fingerprints[0] == fingerprints[1]
-    assert len(fingerprints[0].strip()) == 64
+    one, other = fingerprints("simulation.whole.world", 3)
+    assert one == other
+    assert len(one) == 64
