@@ -1,5 +1,6 @@
 """The deterministic simulator: many nodes in one process, one seed decides everything.
 
-This is its consensus level: the production `Core` and `Driver`, a log store with crash semantics
-and a toy state, in heap-ordered virtual time. `python -m simulation --seed N` replays a run.
+Two levels that share their faults and checkers. `core/` drives the Raft core and its log with a
+toy state in heap-ordered virtual time; `node/` drives whole production nodes and clients on trio's
+virtual clock. `python -m simulation` sweeps seeds of either, or replays one.
 """

@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol
 from rich.console import Console
 from rich.progress import Progress
 
-from simulation.whole.world import World as NodeWorld
-from simulation.world import World as CoreWorld
+from simulation.core.world import World as CoreWorld
+from simulation.node.world import World as NodeWorld
 
 EVENTS_SHOWN = 60
 

@@ -167,7 +167,7 @@ def test_nobody_knows_trios_private_names() -> None:
     simulator turns such switches, and tests/simulation/test_canary.py looks at them."""
     pattern = re.compile(r"\btrio(\.\w+)*\._\w")
     knowing = [_name(p) for p in _sources(*PACKAGES) if pattern.search(p.read_text())]
-    assert knowing == ["simulation/whole/determinism.py"]
+    assert knowing == ["simulation/node/determinism.py"]
 
 
 def test_nothing_turns_data_into_code() -> None:

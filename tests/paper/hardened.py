@@ -20,8 +20,8 @@ from cluster.raft.core import Core
 from cluster.raft.driver import Driver
 from cluster.raft.membership import Member, Membership
 from cluster.raft.snapshot import SnapshotSource
-from simulation.disk import Platter, SimulatedLog
-from simulation.toy import ToyState
+from simulation.core.disk import Platter, SimulatedLog
+from simulation.core.toy import ToyState
 from tests.paper.laboratory import Crashed, Entry, Laboratory, Outcome, Request
 
 EPOCH_MS = 1_700_000_000_000

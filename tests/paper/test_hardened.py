@@ -19,7 +19,7 @@ from tests.paper import schedules
 from tests.paper.hardened import HardenedLaboratory
 from tests.paper.laboratory import Outcome
 from tests.paper.schedules import FIVE, LARGE_BYTES, THREE
-from tests.simulation.mutants import (
+from tests.simulation.core_mutants import (
     AnyTermsAnswer,
     CommitsUnverified,
     NoTrimming,

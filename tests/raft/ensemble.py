@@ -23,8 +23,8 @@ from cluster.raft.driver import Driver
 from cluster.raft.membership import Member, Membership
 from cluster.raft.peers import GROUP
 from cluster.raft.stock import Message
-from simulation.disk import Platter, SimulatedLog
-from simulation.toy import ToyState
+from simulation.core.disk import Platter, SimulatedLog
+from simulation.core.toy import ToyState
 
 EPOCH_MS = 1_700_000_000_000
 STEP_S = 0.01

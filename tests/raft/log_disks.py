@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cluster.raft.log import Entry
 from cluster.raft.sqlite_log import SqliteLog
-from simulation.disk import Platter, SimulatedLog
+from simulation.core.disk import Platter, SimulatedLog
 
 Log = SqliteLog | SimulatedLog
 Content = tuple[int, str | None, list[Entry]]

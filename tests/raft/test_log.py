@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.raft.log import Entry
-from simulation.disk import FIRST
+from simulation.core.disk import FIRST
 from tests.raft.log_disks import LogDisk, SimulatedDisk, SqliteDisk, content, fill
 
 

@@ -14,7 +14,7 @@ def test_trio_is_the_version_that_was_read() -> None:
     """With the switch on, trio orders a batch of tasks by when they were made, and shuffles it with
     its own generator: that is what one seed has to decide."""
     assert trio.__version__.startswith(READ_IN), (
-        f"simulation/whole/determinism.py was written for trio {READ_IN}, this is "
+        f"simulation/node/determinism.py was written for trio {READ_IN}, this is "
         f"{trio.__version__}: read `unrolled_run` again, then name the version here"
     )
     source = inspect.getsource(trio_run.unrolled_run)

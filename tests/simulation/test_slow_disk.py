@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
-from simulation.options import Options
-from simulation.world import World
+from simulation.core.options import Options
+from simulation.core.world import World
 
 
 @pytest.mark.parametrize("seed", range(5))

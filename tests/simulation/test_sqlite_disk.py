@@ -24,7 +24,7 @@ from cluster.corruption import CorruptState
 from cluster.datadir import swap_in
 from cluster.raft.log import CorruptLog, StorageFailed
 from cluster.raft.sqlite_log import SqliteLog
-from simulation.sqlite_disk import Failing, NodeDisk, SimulatedDisks
+from simulation.node.sqlite_disk import Failing, NodeDisk, SimulatedDisks
 from tests.cluster.entries import Driver
 from tests.raft.log_disks import content, fill
 
@@ -136,7 +136,9 @@ def test_both_databases_are_on_the_disk_and_other_files_are_not(tmp_path: Path) 
     driver = Driver(tmp_path / "a" / "state.db")
     put(driver, 1)
     assert "after write" in calls
-    assert driver.connection.vfsname("main") == "cksm/simulation.sqlite_disk.SimulatedFile/unix"
+    assert (
+        driver.connection.vfsname("main") == "cksm/simulation.node.sqlite_disk.SimulatedFile/unix"
+    )
     calls.clear()
     Driver(tmp_path / "state.db").connection.close()
     new_log(tmp_path / "raft.db").close()

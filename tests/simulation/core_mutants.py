@@ -10,9 +10,9 @@ from cluster.raft.core import Core
 from cluster.raft.membership import Membership
 from cluster.raft.proposals import Proposals
 from cluster.raft.stock import Message
-from simulation.disk import SimulatedLog
-from simulation.process import Process
-from simulation.world import World
+from simulation.core.disk import SimulatedLog
+from simulation.core.process import Process
+from simulation.core.world import World
 
 
 class ReadsWithoutRounds(Core):

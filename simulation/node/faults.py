@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
-    from simulation.whole.machine import Machine
-    from simulation.whole.world import World
+    from simulation.node.machine import Machine
+    from simulation.node.world import World
 
 PAUSE_S = 1.5
 FAULT_S = 2.5

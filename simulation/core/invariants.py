@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from cluster.raft.log import Entry
 from cluster.raft.stock import Message
-from simulation.checkers import Violation
-from simulation.process import EPOCH_MS
+from simulation.core.process import EPOCH_MS
+from simulation.violation import Violation
 
 if TYPE_CHECKING:
-    from simulation.process import Process
-    from simulation.world import World
+    from simulation.core.process import Process
+    from simulation.core.world import World
 
 CLOCK_TOLERANCE_MS = 1_000
 

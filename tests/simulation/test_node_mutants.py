@@ -13,7 +13,7 @@ import cluster.sessions
 from cluster.raft.sqlite_log import SqliteLog
 from pubsub.apply import Apply
 from pubsub.rejection import Rejection
-from simulation.whole.world import World
+from simulation.node.world import World
 
 SEEDS_MAX = 50
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from simulation import aimed
-from simulation.ambush import Ambush
+from simulation.core import aimed
+from simulation.core.ambush import Ambush
 
 if TYPE_CHECKING:
-    from simulation.process import Process
-    from simulation.world import World
+    from simulation.core.process import Process
+    from simulation.core.world import World
 
 SCRIPT_STEP_S = 0.01
 Script = Iterator[float | Callable[[], bool]]

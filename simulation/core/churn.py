@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from cluster.raft.membership import Change, Membership
 
 if TYPE_CHECKING:
-    from simulation.process import Process
-    from simulation.world import World
+    from simulation.core.process import Process
+    from simulation.core.world import World
 
 NEW_NODES_MAX = 3
 
@@ -78,7 +78,7 @@ class Churn:
         leader.wake(0.0)
 
     def _join(self, leader: Process) -> None:
-        from simulation.process import Process
+        from simulation.core.process import Process
 
         self._joined += 1
         name = f"j{self._joined}"

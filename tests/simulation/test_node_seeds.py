@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from simulation.whole.world import World
+from simulation.node.world import World
 from tests.simulation.fingerprints import fingerprints
 
 
@@ -21,6 +21,6 @@ def test_a_seed_is_clean(seed: int, nodes: int) -> None:
 
 def test_the_same_seed_is_the_same_run_in_another_process() -> None:
     """Whatever order strings hash in, and wherever the data lies."""
-    one, other = fingerprints("simulation.whole.world", 3)
+    one, other = fingerprints("simulation.node.world", 3)
     assert one == other
     assert len(one) == 64

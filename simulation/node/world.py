@@ -17,16 +17,16 @@ import trio
 
 from cluster.client import open_client
 from pubsub.events import Event
-from simulation.checkers import Violation
 from simulation.history import History, Kind, Outcome
 from simulation.linearizability import Linearizable, check
-from simulation.whole import determinism
-from simulation.whole.clients import RegisterClient
-from simulation.whole.faults import Faults
-from simulation.whole.handlers import HandlerCheck
-from simulation.whole.links import Links
-from simulation.whole.machine import CLIENT_PORT, Machine
-from simulation.whole.readers import Subscriber
+from simulation.node import determinism
+from simulation.node.clients import RegisterClient
+from simulation.node.faults import Faults
+from simulation.node.handlers import HandlerCheck
+from simulation.node.links import Links
+from simulation.node.machine import CLIENT_PORT, Machine
+from simulation.node.readers import Subscriber
+from simulation.violation import Violation
 
 CLIENTS = 4
 SUBSCRIBERS = 2

@@ -21,7 +21,7 @@ from cluster.net import Network
 from cluster.node import Node
 from hooks.ports import Spawn
 from hooks.registry import Registry
-from simulation.whole.links import Links
+from simulation.node.links import Links
 
 EPOCH_MS = 1_700_000_000_000
 PEER_PORT, CLIENT_PORT, HTTP_PORT = 7471, 7470, 7472

@@ -5,10 +5,7 @@ from __future__ import annotations
 import msgpack
 
 from cluster.raft.log import Entry
-
-
-class Violation(AssertionError):
-    """A promise was broken."""
+from simulation.violation import Violation
 
 
 class Checker:

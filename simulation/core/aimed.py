@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from simulation.ambush import QUICKLY, Ambush
+from simulation.core.ambush import QUICKLY, Ambush
 
 if TYPE_CHECKING:
-    from simulation.process import Process
-    from simulation.world import World
+    from simulation.core.process import Process
+    from simulation.core.world import World
 
 Script = Iterator[float | Callable[[], bool]]
 

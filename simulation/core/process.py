@@ -17,11 +17,11 @@ from cluster.raft.membership import Membership
 from cluster.raft.peers import Hello
 from cluster.raft.snapshot import SnapshotSink
 from cluster.raft.stock import Message
-from simulation.disk import Platter
-from simulation.toy import ToyState
+from simulation.core.disk import Platter
+from simulation.core.toy import ToyState
 
 if TYPE_CHECKING:
-    from simulation.world import World
+    from simulation.core.world import World
 
 EPOCH_MS = 1_700_000_000_000
 

@@ -21,16 +21,17 @@ from cluster.raft.consensus import Timing
 from cluster.raft.core import Core
 from cluster.raft.driver import Driver
 from cluster.raft.membership import Member, Membership
-from simulation.checkers import Checker, Violation
-from simulation.churn import Churn
-from simulation.clients import Client
-from simulation.disk import Platter, SimulatedLog
-from simulation.faults import Faults
-from simulation.invariants import Invariants
-from simulation.network import Network
-from simulation.options import Options
-from simulation.process import Process
+from simulation.core.checkers import Checker
+from simulation.core.churn import Churn
+from simulation.core.clients import Client
+from simulation.core.disk import Platter, SimulatedLog
+from simulation.core.faults import Faults
+from simulation.core.invariants import Invariants
+from simulation.core.network import Network
+from simulation.core.options import Options
+from simulation.core.process import Process
 from simulation.story import Event, columns
+from simulation.violation import Violation
 
 LIVENESS_S = 20.0
 REDIAL_S = 0.05

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from simulation.checkers import Violation
+from simulation.violation import Violation
 
 if TYPE_CHECKING:
-    from simulation.whole.world import World
+    from simulation.node.world import World
 
 PATIENCE_S = 2.0
 

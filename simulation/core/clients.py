@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from cluster.errors import DefiniteError, TremulaError
-from simulation.checkers import Violation
+from simulation.violation import Violation
 
 if TYPE_CHECKING:
-    from simulation.process import Process
-    from simulation.world import World
+    from simulation.core.process import Process
+    from simulation.core.world import World
 
 PATIENCE_S = 3.0
 

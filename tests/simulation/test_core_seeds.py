@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from simulation.world import World
+from simulation.core.world import World
 from tests.simulation.fingerprints import fingerprints
 
 
@@ -20,6 +20,6 @@ def test_a_seed_is_clean(seed: int, nodes: int) -> None:
 
 def test_the_same_seed_gives_the_same_trace_in_another_process() -> None:
     """Whatever order strings hash in: a seed that fails can be replayed."""
-    one, other = fingerprints("simulation.world", 5)
+    one, other = fingerprints("simulation.core.world", 5)
     assert one == other
     assert len(one) == 32

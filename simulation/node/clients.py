@@ -12,7 +12,7 @@ from simulation.history import History, Kind
 
 if TYPE_CHECKING:
     from cluster.client import Client
-    from simulation.whole.world import World
+    from simulation.node.world import World
 
 KEYS = 5
 THINK_S = 0.2

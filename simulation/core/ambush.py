@@ -9,8 +9,8 @@ from random import Random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from simulation.faults import Faults
-    from simulation.process import Process
+    from simulation.core.faults import Faults
+    from simulation.core.process import Process
 
 MOMENTS: dict[str, tuple[str, ...]] = {
     "acknowledgement": ("append_reply",),
@@ -69,7 +69,7 @@ class Ambush:
 
     def spring(self, faults: Faults, process: Process, to: str | None) -> None:
         """Do it. What happens to others happens when the message has left."""
-        from simulation.process import Crashed
+        from simulation.core.process import Crashed
 
         world = process.world
         action, _, whom = self.action.partition("_")

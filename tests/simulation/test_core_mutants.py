@@ -8,8 +8,8 @@ import pytest
 
 from cluster.raft.core import Core
 from cluster.raft.log import ForgottenEntries
-from simulation.world import World
-from tests.simulation import mutants
+from simulation.core.world import World
+from tests.simulation import core_mutants as mutants
 
 SEEDS_MAX = 40
 """Within so many seeds, with three and with five nodes each, whatever those draw."""

@@ -17,10 +17,10 @@ from hooks.effects import Effect
 from hooks.registry import HookContext, Registry, hook
 from pubsub import groups
 from pubsub.events import Event
-from simulation.checkers import Violation
+from simulation.violation import Violation
 
 if TYPE_CHECKING:
-    from simulation.whole.machine import Machine
+    from simulation.node.machine import Machine
 
 NAME = "recorder"
 GROUP = f"hook.{NAME}"
