@@ -86,7 +86,7 @@ def connect(path: str | Path, *, vfs: str | None = None) -> apsw.Connection:
     """
     in_memory = str(path) == MEMORY
     if not in_memory:
-        _register_checksums()
+        register_checksums()
     connection = apsw.Connection(
         str(path), vfs=None if in_memory else vfs or CHECKSUMS, statementcachesize=_STATEMENTS
     )
@@ -158,7 +158,7 @@ class Backup:
 
     def __init__(self, connection: apsw.Connection, path: str | Path) -> None:
         self._source = connection
-        self._target = apsw.Connection(str(path), vfs=_register_checksums())
+        self._target = apsw.Connection(str(path), vfs=register_checksums())
         try:
             # A first page that says so makes the VFS add checksums to all that follow.
             self._target.reserve_bytes(reserve=connection.reserve_bytes())
@@ -238,7 +238,7 @@ def verify_pages(connection: apsw.Connection) -> int:
     return number
 
 
-def _register_checksums() -> str:
+def register_checksums() -> str:
     """Make the checksum VFS known to this process; leave the default as it is."""
     if CHECKSUMS not in apsw.vfs_names():
         default = apsw.vfs_names()[0]

@@ -198,7 +198,11 @@ class SqliteLog(MemoryTail):
         self.persisted_index = self.last.index
 
     def close(self) -> None:
-        self._connection.close()
+        """Raises StorageFailed: SQLite writes its last checkpoint here."""
+        try:
+            self._connection.close()
+        except apsw.Error as error:
+            raise StorageFailed(self._path, str(error)) from error
 
     def _set(self, name: str, value: Fact) -> None:
         self._facts[name] = value

@@ -108,7 +108,7 @@ class Client:
 
         assert process.core is not None, "only living nodes are asked"
         process.core.read(self._once(operation, process, f"read of {key}", read))
-        world.faults.strikes(process, "read", None)
+        world.faults.happens(process.name, "read", None)
 
     def _once(
         self, operation: int, process: Process, what: str, done: Callable[[object], None]

@@ -1,258 +1,141 @@
-"""Fault schedules drawn from the seed, and the end of all faults.
-
-Each fault is a method that does it and arranges its own healing. Those that need several steps in
-the right order are in aimed.py.
-"""
+"""The stage of the core level, and the faults that only it knows: members changed in a hurry."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from random import Random
 from typing import TYPE_CHECKING
 
-from simulation.core import aimed
-from simulation.core.ambush import Ambush
+from simulation.aimed import Script
+from simulation.core.process import Crashed
+from simulation.faults import Faults
 
 if TYPE_CHECKING:
-    from simulation.core.process import Process
     from simulation.core.world import World
 
-SCRIPT_STEP_S = 0.01
-Script = Iterator[float | Callable[[], bool]]
-"""Yields seconds to wait, or a condition to wait for (a few seconds at most)."""
-CONDITION_S = 3.0
+
+class CoreFaults(Faults):
+    KINDS = (*Faults.KINDS, "hasty_changes")
+
+    stage: CoreStage
+
+    def _hasty_changes(self, random: Random, victim: str) -> None:
+        self.play(self._change_hastily(random))
+
+    def _change_hastily(self, random: Random) -> Script:
+        """Two leaders, one of them cut off, change the members one after the other, in a hurry
+        (defect D of tests/paper)."""
+        stage = self.stage
+        leader = stage.leader()
+        if leader is None:
+            return
+        names = list(stage.names)
+        others = random.sample([n for n in names if n != leader], len(names) - 1)
+        with_leader = [leader, *others[: random.randrange(2) if len(names) > 3 else 0]]
+        pairs = [(a, b) for a in with_leader for b in names if b not in with_leader]
+        for a, b in pairs:
+            stage.cut(a, b)
+            stage.cut(b, a)
+        for name in others:
+            yield random.choice([0.0, 0.02, 0.1])
+            stage.remove(leader, name)
+        yield lambda: stage.leader() not in (None, *with_leader)
+        newest = stage.leader()
+        if newest is not None and newest != leader:
+            for name in with_leader:
+                yield random.choice([0.02, 0.2])
+                stage.remove(newest, name)
+        yield random.uniform(0.1, 1.0)
+        self.mend(pairs)
 
 
-class Faults:
-    """Strikes at random times during the safety phase."""
+class CoreStage:
+    """Implements `simulation.stage.Stage`."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._ambushes: list[Ambush] = []
-        self._scripts = 0  # in progress
-        self.over = False
 
-    def begin(self) -> None:
-        world = self._world
-        world.after(world.random.expovariate(world.options.fault_rate), self._strike)
+    @property
+    def now(self) -> float:
+        return self._world.now
 
-    def heal_all(self) -> None:
-        """From here on nothing breaks: everybody is up, every path is open."""
-        self.over = True
-        self._ambushes = []
-        world = self._world
-        world.favourite = None
-        names = list(world.processes)
-        for process in world.processes.values():
-            process.crash_in = None
-            process.fsync_s = (0.0001, 0.001)
-            process.frozen_until = world.now
-        for one in names:
-            for other in names:
-                world.network.heal(one, other)
-        for name in names:
-            if not world.processes[name].alive:
-                world.start(name)
-        for one in names:
-            for other in names:
-                if one < other:
-                    world.connect(one, other)
+    @property
+    def names(self) -> Sequence[str]:
+        return list(self._world.processes)
 
-    def strikes(self, process: Process, what: str, to: str | None) -> None:
-        """Something happens that an ambush may wait for; it may raise Crashed."""
-        for ambush in [a for a in self._ambushes if a.waits_for(process, what)]:
-            self._ambushes.remove(ambush)
-            self._world.note("ambush", f"{ambush.action} at {what} of {process.name}")
-            ambush.spring(self, process, to)
+    def after(self, delay_s: float, action: Callable[[], None]) -> None:
+        self._world.after(delay_s, action)
 
-    def lay(self, ambush: Ambush) -> None:
-        """Let an ambush wait, for a while."""
-        self._ambushes.append(ambush)
+    def note(self, what: str) -> None:
+        self._world.note("fault", what)
 
-        def give_up() -> None:
-            if ambush in self._ambushes:
-                self._ambushes.remove(ambush)
+    def leader(self) -> str | None:
+        leader = self._world.leader()
+        return leader.name if leader is not None else None
 
-        self._world.after(CONDITION_S, give_up)
+    def leads(self, name: str) -> bool:
+        return self._world.processes[name].leads
 
-    def play(self, script: Script) -> None:
-        """Run a script step by step, unless all faults end before. All need three nodes."""
-        world = self._world
-        if len(world.processes) < 3:
-            return
-        self._scripts += 1
+    def is_alive(self, name: str) -> bool:
+        return self._world.processes[name].alive
 
-        def go_on() -> None:
-            if self.over:
-                return
-            step = next(script, None)
-            if callable(step):
-                wait(step, world.now + CONDITION_S)
-            elif step is not None:
-                world.after(step, go_on)
-            else:
-                self._scripts -= 1
+    def start(self, name: str) -> None:
+        if not self._world.processes[name].alive:
+            self._world.start(name)
 
-        def wait(condition: Callable[[], bool], until: float) -> None:
-            if condition() or world.now >= until or self.over:
-                go_on()
-            else:
-                world.after(SCRIPT_STEP_S, lambda: wait(condition, until))
+    def crash(self, name: str, *, power: bool = False) -> None:
+        self._world.crash(name, power)
 
-        go_on()
+    def crash_soon(self, name: str, calls: int | None) -> None:
+        self._world.processes[name].crash_in = calls
 
-    def restart_later(self, name: str, choices: tuple[float, ...] = (0.05, 0.5, 2.0)) -> None:
-        """A dead node comes back, unless it did already."""
-        world = self._world
+    def crash_now(self, name: str, *, power: bool) -> None:
+        process = self._world.processes[name]
+        if process.stepping:
+            process.loses_power = power
+            raise Crashed
+        self.when_sent(name, lambda: self.crash(name, power=power))
 
-        def restart() -> None:
-            if not world.processes[name].alive:
-                world.start(name)
+    def stop(self, name: str) -> None:
+        self._world.crash(name, power=False)
 
-        world.after(world.random.choice(choices), restart)
+    def freeze(self, name: str, seconds: float) -> None:
+        self._world.processes[name].frozen_until = self.now + seconds
 
-    def separate(self, side: list[str], breaks: bool, seconds: float) -> None:
-        """Nothing passes between `side` and the others; their sessions break or they stand."""
-        world = self._world
-        pairs = [(a, b) for a in side for b in world.processes if b not in side]
-        for a, b in pairs:
-            world.network.cut(a, b)
-            world.network.cut(b, a)
-            if breaks:
-                world.network.disconnect(a, b)
-        world.after(seconds, lambda: self.mend(pairs))
+    def when_sent(self, name: str, action: Callable[[], None]) -> None:
+        self._world.after(self._world.processes[name].step_cost, action)
 
-    def mend(self, pairs: list[tuple[str, str]]) -> None:
-        world = self._world
-        for a, b in pairs:
-            world.network.heal(a, b)
-            world.network.heal(b, a)
-            world.connect(a, b)
+    def cut(self, one: str, other: str) -> None:
+        self._world.network.cut(one, other)
 
-    # --- the strikes ---
+    def heal(self, one: str, other: str) -> None:
+        self._world.network.heal(one, other)
+        self._world.connect(one, other)
 
-    def _strike(self) -> None:
-        if self.over:
-            return
-        world = self._world
-        if self._scripts and world.random.random() < 0.9:
-            self.begin()  # a script is mostly left alone
-            return
-        options = world.options
-        kinds = list(options.faults)
-        kind = world.random.choices(kinds, [options.faults[k] for k in kinds])[0]
-        world.note("fault", kind)
-        getattr(self, f"_{kind}")(self._victim())
-        self.begin()
+    def disconnect(self, one: str, other: str) -> None:
+        self._world.network.disconnect(one, other)
 
-    def _victim(self) -> Process:
-        """Half of the time a leader: that is where it hurts."""
-        world = self._world
-        leaders = [p for p in world.processes.values() if p.leads]
-        if leaders and world.random.random() < 0.5:
-            return world.random.choice(leaders)
-        return world.random.choice(list(world.processes.values()))
+    def delay(self, one: str, other: str, seconds: float) -> None:
+        self._world.network.delay_s[one, other] = seconds
 
-    def _crash(self, victim: Process) -> None:
-        """kill -9 at some port call in the next moments."""
-        world = self._world
-        victim.crash_in = world.random.randrange(12)
-        name = victim.name
+    def slow_disk(self, name: str, sync_s: tuple[float, float] | None) -> None:
+        self._world.processes[name].fsync_s = sync_s or self._world.options.fsync_s
 
-        def make_sure() -> None:
-            victim.crash_in = None
-            world.crash(name, power=False)
-            self.restart_later(name)
+    def wrong_clock(self, off_ms: int) -> None:
+        self._world.processes["n1"].skew_ms = off_ms
 
-        world.after(0.05, make_sure)
-
-    def _power(self, victim: Process) -> None:
-        """Some nodes, perhaps all, lose power at once."""
-        names = list(self._world.processes)
-        count = self._world.random.randint(1, len(names))
-        self._power_off(self._world.random.sample(names, count))
-
-    def _majority(self, victim: Process) -> None:
-        """A majority loses power at once, the leader among them; the others go on alone."""
-        world = self._world
-        leader = world.leader() or victim
-        others = [name for name in world.processes if name != leader.name]
-        self._power_off([leader.name, *world.random.sample(others, len(others) // 2)])
-
-    def _power_off(self, names: list[str]) -> None:
-        for name in names:
-            self._world.crash(name, power=True)
-            self.restart_later(name)
-
-    def _disconnect(self, victim: Process) -> None:
-        world = self._world
-        others = [n for n in world.processes if n != victim.name]
-        if others:
-            world.network.disconnect(victim.name, world.random.choice(others))
-
-    def _isolate(self, victim: Process) -> None:
-        self._separate([victim.name])
-
-    def _split(self, victim: Process) -> None:
-        names = list(self._world.processes)
-        self._separate(self._world.random.sample(names, len(names) // 2))
-
-    def _separate(self, side: list[str]) -> None:
-        random = self._world.random
-        self.separate(side, random.random() < 0.5, random.choice([0.2, 1.0, 3.0]))
-
-    def _one_way(self, victim: Process) -> None:
-        world = self._world
-        others = [n for n in world.processes if n != victim.name]
-        pairs = [(victim.name, n) for n in others if world.random.random() < 0.7]
-        if world.random.random() < 0.5:
-            pairs = [(b, a) for a, b in pairs]
-        for a, b in pairs:
-            world.network.cut(a, b)
-        world.after(world.random.choice([0.2, 1.0]), lambda: self.mend(pairs))
-
-    def _flap(self, victim: Process) -> None:
-        for turn in range(6):
-            self._world.after(turn * 0.2, lambda: self._disconnect(victim))
-
-    def _slow_disk(self, victim: Process) -> None:
-        before = victim.fsync_s
-        victim.fsync_s = (0.25, 0.1)
-
-        def quicken() -> None:
-            victim.fsync_s = before
-
-        self._world.after(2.0, quicken)
-
-    def _freeze(self, victim: Process) -> None:
-        """SIGSTOP, and later SIGCONT: the sessions stand."""
-        victim.frozen_until = self._world.now + self._world.random.choice([0.1, 1.0, 3.0])
-
-    def _clock(self, victim: Process) -> None:
-        """The one wrong clock jumps."""
-        skewed = self._world.processes["n1"]
-        skewed.skew_ms = self._world.random.choice([0, 5_000, 3_600_000, -3_600_000])
-
-    def _transfer(self, victim: Process) -> None:
+    def transfer(self, target: str | None) -> None:
         leader = self._world.leader()
         if leader is not None and leader.core is not None:
-            target = self._world.random.choice([None, victim.name])
-            leader.core.transfer_leadership(self._world.now, target, lambda result: None)
+            leader.core.transfer_leadership(self.now, target, lambda result: None)
             leader.wake(0.0)
 
-    def _ambush(self, victim: Process) -> None:
-        self.lay(Ambush.draw(self._world.random, victim.name))
+    def favour(self, name: str | None) -> None:
+        self._world.favourite = name
 
-    def _late_answers(self, victim: Process) -> None:
-        self.play(aimed.late_answers(self._world))
-
-    def _hasty_changes(self, victim: Process) -> None:
-        self.play(aimed.hasty_changes(self._world))
-
-    def _rivals(self, victim: Process) -> None:
-        self.play(aimed.rivals(self._world))
-
-    def _hurried_requests(self, victim: Process) -> None:
-        self.play(aimed.hurried_requests(self._world))
-
-    def _deaf_leader(self, victim: Process) -> None:
-        self.play(aimed.deaf_leader(self._world))
+    def remove(self, leader: str, name: str) -> None:
+        """Ask `leader` to remove a member."""
+        core = self._world.processes[leader].core
+        if core is not None and core.members.get(name) is not None:
+            core.change_members("removed", name, "", "", lambda result: None)
+            self._world.processes[leader].wake(0.0)

@@ -38,6 +38,7 @@ class Network:
         self._timeline = timeline
         self._random = random
         self.latency = latency
+        self.delay_s: dict[Pair, float] = {}  # ordered pair -> what a slow way adds
         self._deliver = deliver
         self._connected = connected
         self._disconnected = disconnected
@@ -98,6 +99,7 @@ class Network:
             return
         base, jitter = self.latency
         arrival = self._timeline.now + base + self._random.random() * jitter
+        arrival += self.delay_s.get(direction, 0.0)
         arrival = max(arrival, self._arrival[direction] + 1e-6)
         self._arrival[direction] = arrival
         self._timeline.after(

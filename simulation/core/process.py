@@ -109,7 +109,7 @@ class Process:
     def on_commit(self) -> bool:
         """The fsync: it takes time, and a crash strikes before or after it."""
         self.port()
-        self.world.faults.strikes(self, "commit", None)
+        self.world.faults.happens(self.name, "commit", None)
         low, spread = self.fsync_s
         self.step_cost += low + self.world.random.random() * spread
         return self.world.fsync_honest()
@@ -130,7 +130,7 @@ class Process:
             world.after(self.step_cost, lambda: self._leave(to, message, incarnation))
         else:
             world.network.send(self.name, to, message)
-        world.faults.strikes(self, message["type"], to)
+        world.faults.happens(self.name, message["type"], to)
 
     def _leave(self, to: str, message: Message, incarnation: int) -> None:
         if incarnation == self.incarnation:
@@ -270,4 +270,4 @@ class _WatchedSink:
 
     def _port(self) -> None:
         self._process.port()
-        self._process.world.faults.strikes(self._process, "install", None)
+        self._process.world.faults.happens(self._process.name, "install", None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 from typing import Any
 
@@ -25,11 +25,12 @@ from simulation.core.checkers import Checker
 from simulation.core.churn import Churn
 from simulation.core.clients import Client
 from simulation.core.disk import Platter, SimulatedLog
-from simulation.core.faults import Faults
+from simulation.core.faults import CoreFaults, CoreStage
 from simulation.core.invariants import Invariants
 from simulation.core.network import Network
-from simulation.core.options import Options
 from simulation.core.process import Process
+from simulation.faults import draw_strikes
+from simulation.options import Options
 from simulation.story import Event, columns
 from simulation.violation import Violation
 
@@ -50,10 +51,11 @@ class World:
         driver_class: type[Driver] = Driver,
         options: Options | None = None,
         honest: bool = True,
+        kept: Collection[int] | None = None,
     ) -> None:
         self.seed = seed
         self.random = Random(seed)
-        self.options = options or Options.draw(self.random, nodes)
+        self.options = options or Options.draw_core(self.random, nodes, CoreFaults.KINDS)
         self.core_class = core_class
         self.driver_class = driver_class
         self.honest = honest
@@ -81,7 +83,8 @@ class World:
         self.processes[names[0]].skew_ms = self.options.clock_skew_ms
         self.favourite: str | None = None  # the node that most clients ask, while it lives
         self.clients = [Client(self, number) for number in range(self.options.clients)]
-        self.faults = Faults(self)
+        self.strikes = draw_strikes(self.random, self.options)
+        self.faults = CoreFaults(CoreStage(self), self.strikes, kept)
         self.churn = Churn(self)
 
     # --- time ---

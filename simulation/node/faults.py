@@ -1,143 +1,178 @@
-"""The fault schedule of a whole-node run: one at a time or several at once, as the seed says.
-
-Each run draws its own mix (swarm testing): with all kinds in every run, rare combinations of a few
-would never come up.
-"""
+"""The stage of the node level, and the faults that only whole nodes know: orderly stops, and disks
+that are full or do not sync."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
 import trio
 
+from simulation.ambush import MOMENTS
+from simulation.faults import Faults
+
 if TYPE_CHECKING:
-    from simulation.node.machine import Machine
     from simulation.node.world import World
 
-PAUSE_S = 1.5
-FAULT_S = 2.5
-CLOCK_OFF_MS = 3_600_000
+_ON_THE_WIRE = [(what, b"\xa4type" + _packed) for whats in MOMENTS.values() for what in whats
+                for _packed in [bytes([0xA0 | len(what)]) + what.encode()]]  # fmt: skip
+"""Types of messages as msgpack writes them."""
 
 
-class Faults:
-    """Plays faults for a while, then takes all of them back."""
+class NodeFaults(Faults):
+    KINDS = (*Faults.KINDS, "stop", "rolling", "full_disk", "failing_sync")
 
-    def __init__(self, world: World, random: Random) -> None:
+    stage: NodeStage
+
+    def heal_all(self) -> None:
+        for name in self.stage.names:
+            self.stage.full_disk(name, False)
+        super().heal_all()
+
+    def _stop(self, random: Random, victim: str) -> None:
+        """SIGTERM, and a new process after a while."""
+        self.stage.stop(victim)
+        self.restart_later(random, victim)
+
+    def _rolling(self, random: Random, victim: str) -> None:
+        """One node after the other is stopped in order and started again, as for an upgrade."""
+        names = random.sample(list(self.stage.names), len(self.stage.names))
+        for turn, name in enumerate(names):
+            self.later(turn * 1.5, partial(self.stage.stop, name))
+            self.later(turn * 1.5 + 0.5, partial(self.stage.start, name))
+
+    def _full_disk(self, random: Random, victim: str) -> None:
+        """The node ends, and each new one as well, until there is room again."""
+        self.stage.full_disk(victim, True)
+        until = random.choice([0.3, 2.0])
+        self.later(until, partial(self.stage.full_disk, victim, False))
+        self.later(until + 0.1, partial(self.stage.start, victim))
+
+    def _failing_sync(self, random: Random, victim: str) -> None:
+        """A sync fails: nothing that was to be synced may be believed in (fsyncgate)."""
+        self.stage.failing_sync(victim)
+        self.later(2.0, partial(self.stage.start, victim))
+
+
+class NodeStage:
+    """Implements `simulation.stage.Stage`."""
+
+    def __init__(self, world: World) -> None:
         self._world = world
-        self._random = random
-        kinds = (
-            self._crash, self._crash_silently, self._crash_all, self._stop_in_order,
-            self._isolate, self._split, self._cut_one_way, self._bridge, self._slow, self._clock,
-        )  # fmt: skip
-        self._kinds = random.sample(kinds, random.randint(1, len(kinds)))
 
-    async def run(self, seconds: float) -> None:
-        """Returns when every fault is over and every machine runs."""
-        with trio.move_on_after(seconds):
-            async with trio.open_nursery() as nursery:
-                while True:
-                    await trio.sleep(self._random.random() * PAUSE_S)
-                    nursery.start_soon(self._random.choice(self._kinds))
-        world = self._world
-        world.links.set_cut(set())
-        world.links.delay_s.clear()
-        for machine in world.machines.values():
-            machine.clock_off_ms = 0
-            await machine.at_rest()
-            if not machine.is_alive:
-                machine.start(world.nursery)
+    @property
+    def now(self) -> float:
+        return trio.current_time()
 
-    def _any(self) -> Machine:
-        """The leader more often than it would be by chance: most happens there."""
-        machines = list(self._world.machines.values())
-        leaders = [
-            machine
-            for machine in machines
-            if machine.node is not None and machine.node.core and machine.node.core.is_leader
-        ]
-        return self._random.choice(leaders if leaders and self._random.random() < 0.5 else machines)
+    @property
+    def names(self) -> Sequence[str]:
+        return list(self._world.machines)
 
-    async def _last(self) -> None:
-        await trio.sleep(self._random.random() * FAULT_S)
+    def after(self, delay_s: float, action: Callable[[], None]) -> None:
+        self._world.site.scheduler.after(delay_s, partial(self._world.guard, action))
 
-    async def _crash(self, *, silent: bool = False) -> None:
-        machine = self._any()
-        if machine.is_alive:
-            self._world.note(machine.name, "power cut" if silent else "kill -9")
-            await machine.crash(silent=silent)
-            await self._last()
-            self._start(machine)
+    def note(self, what: str) -> None:
+        self._world.note("fault", what)
 
-    async def _crash_silently(self) -> None:
-        await self._crash(silent=True)
+    def leader(self) -> str | None:
+        machine = self._world.leader()
+        return machine.name if machine is not None else None
 
-    async def _crash_all(self) -> None:
-        machines = [machine for machine in self._world.machines.values() if machine.is_alive]
-        self._world.note("world", "kill -9 of all")
-        for machine in machines:
-            await machine.crash()
-        for machine in machines:
-            await trio.sleep(self._random.random() * 0.3)
-            self._start(machine)
+    def leads(self, name: str) -> bool:
+        return self._world.machines[name].is_leader
 
-    async def _stop_in_order(self) -> None:
-        machine = self._any()
-        if machine.is_alive:
-            self._world.note(machine.name, "SIGTERM")
-            await machine.stop()
-            await self._last()
-            self._start(machine)
+    def is_alive(self, name: str) -> bool:
+        return self._world.machines[name].is_connected
 
-    def _start(self, machine: Machine) -> None:
-        if not machine.is_alive:
-            self._world.note(machine.name, "starts")
-            machine.start(self._world.nursery)
+    # --- processes ---
 
-    async def _isolate(self) -> None:
-        await self._partition([[self._any().name]])
+    def start(self, name: str) -> None:
+        self._world.machines[name].start()
 
-    async def _split(self) -> None:
-        names = self._random.sample(self._world.names, len(self._world.names))
-        at = self._random.randint(1, len(names) - 1)
-        await self._partition([names[:at], names[at:]])
+    def crash(self, name: str, *, power: bool = False) -> None:
+        machine = self._world.machines[name]
+        if machine.is_connected:
+            self._world.note(name, "power loss" if power else "kill -9")
+        machine.crash(power=power)
 
-    async def _bridge(self) -> None:
-        """One node sees both sides, which do not see each other."""
-        names = self._random.sample(self._world.names, len(self._world.names))
-        await self._partition([names[1:2], names[2:]])
+    def crash_soon(self, name: str, calls: int | None) -> None:
+        self._world.machines[name].crash_at_call(calls)
 
-    async def _cut_one_way(self) -> None:
-        one, other = self._random.sample(self._world.names, 2)
-        await self._cut({(one, other)}, f"nothing gets from {one} to {other}")
+    def crash_now(self, name: str, *, power: bool) -> None:
+        self.crash(name, power=power)
 
-    async def _partition(self, sides: list[list[str]]) -> None:
-        names = self._world.names
-        if len(sides) == 1:
-            sides = [sides[0], [name for name in names if name not in sides[0]]]
-        left, right = sides
-        pairs = {(one, other) for one in left for other in right}
-        pairs |= {(other, one) for one, other in pairs}
-        await self._cut(pairs, f"{''.join(left)} | {''.join(right)}")
+    def stop(self, name: str) -> None:
+        self._world.note(name, "SIGTERM")
+        self._world.machines[name].stop()
 
-    async def _cut(self, pairs: set[tuple[str, str]], what: str) -> None:
-        links = self._world.links
-        self._world.note("links", what)
-        links.set_cut(links.cut | pairs)
-        await self._last()
-        links.set_cut(links.cut - pairs)
-        self._world.note("links", f"healed: {what}")
+    def freeze(self, name: str, seconds: float) -> None:
+        self._world.site.scheduler.go_on(name)
+        if seconds:
+            self._world.note(name, f"frozen for {seconds} s")
+            self._world.site.scheduler.stall(name, seconds)
 
-    async def _slow(self) -> None:
-        one, other = self._random.sample(self._world.names, 2)
-        self._world.note("links", f"slow from {one} to {other}")
-        self._world.links.delay_s[one, other] = self._random.random() * 0.2
-        await self._last()
-        self._world.links.delay_s.pop((one, other), None)
+    def when_sent(self, name: str, action: Callable[[], None]) -> None:
+        self.after(0.0, action)
 
-    async def _clock(self) -> None:
-        machine = self._any()
-        machine.clock_off_ms = self._random.choice((-CLOCK_OFF_MS, CLOCK_OFF_MS))
-        self._world.note(machine.name, f"clock off by {machine.clock_off_ms} ms")
-        await self._last()
-        machine.clock_off_ms = 0
+    # --- links ---
+
+    def cut(self, one: str, other: str) -> None:
+        links = self._world.site.links
+        links.set_cut(links.cut | {(one, other)})
+
+    def heal(self, one: str, other: str) -> None:
+        links = self._world.site.links
+        links.set_cut(links.cut - {(one, other)})
+
+    def disconnect(self, one: str, other: str) -> None:
+        self._world.site.links.disconnect(one, other)
+
+    def delay(self, one: str, other: str, seconds: float) -> None:
+        self._world.site.links.delay_s[one, other] = seconds
+
+    # --- disks and clocks ---
+
+    def slow_disk(self, name: str, sync_s: tuple[float, float] | None) -> None:
+        self._world.machines[name].disk.sync_s = sync_s or self._world.options.fsync_s
+
+    def full_disk(self, name: str, is_full: bool) -> None:
+        """Writes that make a file longer are refused, or not any more."""
+        machine = self._world.machines[name]
+        machine.disk.full = is_full
+        machine.may_fail = machine.may_fail or is_full
+
+    def failing_sync(self, name: str) -> None:
+        """Its next sync fails."""
+        machine = self._world.machines[name]
+        machine.disk.sync_fails = "once"
+        machine.may_fail = True
+
+    def wrong_clock(self, off_ms: int) -> None:
+        self._world.machines[self._world.names[0]].clock_off_ms = off_ms
+
+    # --- requests ---
+
+    def transfer(self, target: str | None) -> None:
+        leader = self._world.leader()
+        if leader is not None:
+            leader.core.transfer_leadership(self.now, target, lambda result: None)
+
+    def favour(self, name: str | None) -> None:
+        self._world.favourite = name
+
+    # --- what nodes do ---
+
+    def sends(self, host: str, peer: str, data: bytes) -> None:
+        """Bytes leave a host: a moment that an ambush may wait for. HOT."""
+        faults = self._world.faults
+        if not faults.lies_in_wait or host not in self._world.machines:
+            return
+        if peer not in self._world.machines:
+            faults.happens(host, "answer", None)
+            return
+        for what, mark in _ON_THE_WIRE:
+            if mark in data:
+                faults.happens(host, what, peer)
+                return

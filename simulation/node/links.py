@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ssl
 from collections import deque
+from collections.abc import Callable
 from math import inf
 from random import Random
 
@@ -25,9 +26,8 @@ from cluster.net import (
     ListenerStatistics,
     Session,
 )
+from simulation.node.determinism import Scheduler
 
-LATENCY_S = 0.0002
-JITTER_S = 0.002
 SILENCE_S = 30.0
 """After so long without a sign of life TCP gives a session up (`cluster.net`)."""
 KEEPALIVE_S = 15.0
@@ -39,11 +39,16 @@ _END = b""
 class Links:
     """All hosts and what lies between them."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(
+        self, random: Random, scheduler: Scheduler, latency_s: tuple[float, float]
+    ) -> None:
         self.random = random
+        self.scheduler = scheduler
+        self.latency_s = latency_s  # at least, and at random more
         self.cut: set[tuple[str, str]] = set()  # (from, to)
         self.delay_s: dict[tuple[str, str], float] = {}  # slow directions
         self.listening: dict[tuple[str, int], tuple[Handler, trio.Nursery]] = {}
+        self.on_send: Callable[[str, str, bytes], None] | None = None  # from, to, bytes
         self._sessions: dict[SimulatedSession, None] = {}
 
     def at(self, host: str) -> HostNetwork:
@@ -63,6 +68,11 @@ class Links:
         for session in [session for session in self._sessions if session.host == host]:
             session.die(SILENCE_S if silent else 0.0)
 
+    def disconnect(self, one: str, other: str) -> None:
+        """Break the sessions between two hosts; what is on the way is lost."""
+        for session in [s for s in self._sessions if s.host == one and s.is_with(other)]:
+            session.break_off()
+
     def revive(self, host: str) -> None:
         """The host is there again, and knows nothing of the sessions of its former life."""
         for session in self._sessions:
@@ -70,8 +80,9 @@ class Links:
 
     def latency(self, sender: str, to: str) -> float:
         """Seconds that bytes take, this time."""
-        jitter = self.random.random() ** 3 * JITTER_S
-        return LATENCY_S + jitter + self.delay_s.get((sender, to), 0.0)
+        least_s, spread_s = self.latency_s
+        jitter_s = self.random.random() ** 3 * spread_s
+        return least_s + jitter_s + self.delay_s.get((sender, to), 0.0)
 
     def pair(self, one: str, other: str) -> tuple[SimulatedSession, SimulatedSession]:
         """Both ends of a new connection."""
@@ -141,6 +152,8 @@ class SimulatedSession:
             self._reset(2 * latency_s)
         elif not self.other._dead:
             self._put(data, latency_s)
+            if self._links.on_send is not None:
+                self._links.on_send(self.host, self._peer, data)
 
     async def drain(self) -> None:
         """See `cluster.net.Session`; a cut is drained when it heals."""
@@ -163,6 +176,15 @@ class SimulatedSession:
         self._incoming.clear()
         self._links.forget(self)
         self.other._reset(self._links.latency(self.host, self._peer) + unheard_s)
+
+    def is_with(self, host: str) -> bool:
+        return self._peer == host
+
+    def break_off(self) -> None:
+        """Both ends are told at once."""
+        for end in (self, self.other):
+            end._incoming.clear()
+            end._reset(0.0)
 
     def peer_is_back(self, host: str) -> None:
         """If the other end was at `host`, it is not known there any more."""
@@ -235,7 +257,8 @@ class HostNetwork:
                     far.close()
 
             try:
-                nursery.start_soon(attend)
+                with links.scheduler.on(host):
+                    nursery.start_soon(attend)
             except RuntimeError:  # the node there is just ending
                 raise ConnectionRefusedError(f"{host}:{port}") from None
             return near

@@ -10,18 +10,22 @@ import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
-from typing import TypeVar, TypeVarTuple
+from typing import NamedTuple, TypeVar, TypeVarTuple
 
 import apsw
 import trio
 
-from cluster.config import load
+from cluster.config import NodeConfig, load
 from cluster.logs import NodeLog
 from cluster.net import Network
-from cluster.node import Node
+from cluster.node import Node, Ports
+from cluster.raft.core import Core
+from cluster.raft.log import StorageFailed
 from hooks.ports import Spawn
 from hooks.registry import Registry
+from simulation.node.determinism import Scheduler
 from simulation.node.links import Links
+from simulation.node.sqlite_disk import SimulatedDisks
 
 EPOCH_MS = 1_700_000_000_000
 PEER_PORT, CLIENT_PORT, HTTP_PORT = 7471, 7470, 7472
@@ -30,97 +34,189 @@ T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
 
+class Died(BaseException):
+    """The process was killed in the middle of a call to its disk."""
+
+
 class SimulatedPorts:
     """Implements `cluster.node.Ports` for one machine."""
 
-    def __init__(self, machine: Machine, network: Network, random: Random) -> None:
-        self.network = network
+    def __init__(self, machine: Machine, site: Site, random: Random) -> None:
+        self.network: Network = site.links.at(machine.name)
         self.random = random
         self.environment: Mapping[str, str] = {}
         self.spawn: Spawn = _refuse_to_spawn
-        self.blocking = _on_the_loop
+        self.blocking = self._aside
         self.registry: Registry | None = machine.registry
         self._machine = machine
+        self._scheduler = site.scheduler
 
     def wall_ms(self) -> int:
         return EPOCH_MS + int(trio.current_time() * 1000) + self._machine.clock_off_ms
 
+    async def _aside(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
+        """A worker thread: what it waits for its disk holds up nobody else."""
+        result, seconds = self._scheduler.spent_aside(lambda: function(*arguments))
+        await trio.sleep(seconds)
+        return result
+
+
+class Site(NamedTuple):
+    """What all machines of a run stand on."""
+
+    scheduler: Scheduler
+    links: Links
+    disks: SimulatedDisks
+    folder: Path
+    nursery: trio.Nursery
+
 
 class Machine:
-    """A place for a node: it starts, crashes and starts again on the same disk."""
+    """A place for a node: it starts, dies and starts again on the same disk."""
 
-    def __init__(
-        self, name: str, folder: Path, names: list[str], links: Links, random: Random
-    ) -> None:
+    def __init__(self, name: str, site: Site, founders: list[str], random: Random) -> None:
         self.name = name
         self.clock_off_ms = 0
         self.registry: Registry | None = None
+        self.is_alive = False  # a process runs here; it may be about to die or to stop
         self.node: Node | None = None
         self.log = io.StringIO()
-        self.problem: BaseException | None = None  # that ended the node, unasked
+        self.problem: Exception | None = None  # that ended the node, unasked
+        self.may_fail = False  # its disk has given it a reason to end
         self.lives = 0
-        self._links = links
+        self.founders = founders  # whom its file names; without any it waits to be added
+        self._site = site
         self._random = random
-        self._folder = folder / name
-        self._names = names
+        self._folder = site.folder / name
+        self._folder.mkdir()
+        self.disk = site.disks.add(self._folder, Random(random.getrandbits(64)))
+        self.disk.sync_takes = site.scheduler.spend
+        self.disk.on_call = self._on_call
+        self.on_sync: Callable[[], None] = lambda: None
+        self._calls_left: int | None = None  # to the disk, before it dies there
         self._scope = trio.CancelScope()
         self._gone = trio.Event()
         self._stop = trio.Event()
-
-    @property
-    def is_alive(self) -> bool:
-        return self.node is not None
+        self._is_wanted = False
+        self._dies = False
+        self._loses_power = False
 
     @property
     def is_connected(self) -> bool:
         """Alive, and no crash has begun: what it does now has an effect outside."""
-        return self.node is not None and not self._scope.cancel_called
+        return self.is_alive and not self._dies
 
-    def start(self, nursery: trio.Nursery) -> None:
-        """Begin another life."""
-        assert self.node is None, "one life at a time"
-        self._links.revive(self.name)
-        self._folder.mkdir(exist_ok=True)
+    @property
+    def is_up(self) -> bool:
+        """Alive, and neither about to die nor to stop."""
+        return self.is_connected and not self._stop.is_set()
+
+    @property
+    def is_leader(self) -> bool:
+        return self.is_connected and self.has_core and self.core.is_leader
+
+    @property
+    def has_core(self) -> bool:
+        """Its node has come so far that it takes part in Raft."""
+        return self.node is not None and self.node.core is not None
+
+    @property
+    def core(self) -> Core:
+        """Of a node that has one."""
+        assert self.node is not None, "the caller has looked"
+        assert self.node.core is not None, "the caller has looked"
+        return self.node.core
+
+    def start(self) -> None:
+        """Begin another life, as soon as the last one is over."""
+        self._is_wanted = True
+        if self.is_alive:
+            return
+        self._is_wanted = self._dies = False
+        self.is_alive = True
+        site = self._site
+        site.links.revive(self.name)
+        self.disk.revive()
         file = self._folder / "node.toml"
         file.write_text(self._text())
-        network = self._links.at(self.name)
-        ports = SimulatedPorts(self, network, Random(self._random.getrandbits(64)))
+        ports = SimulatedPorts(self, site, Random(self._random.getrandbits(64)))
         log = NodeLog(self.log, node=self.name, level="info", format="text", wall_ms=ports.wall_ms)
-        self.node = Node(load(file, {}), ports, log)
         self.lives += 1
         self._scope, self._gone, self._stop = trio.CancelScope(), trio.Event(), trio.Event()
-        nursery.start_soon(self._live, self.node)
+        with site.scheduler.on(self.name):
+            site.nursery.start_soon(self._live, load(file, {}), ports, log)
 
-    async def crash(self, *, silent: bool = False) -> None:
-        """As kill -9, or with `silent` as a power cut that nobody hears of."""
-        self._links.crash(self.name, silent=silent)
-        self._scope.cancel()
-        await self._gone.wait()
+    def crash(self, *, power: bool = False) -> None:
+        """As kill -9, or as a power cut, which nobody hears of: from now on nothing that it does
+        has an effect."""
+        self._is_wanted = False
+        if not self.is_alive:
+            return
+        self._loses_power = self._loses_power or power
+        self._calls_left = None
+        if not self._dies:
+            self._dies = True
+            self._site.links.crash(self.name, silent=power)
+            self.disk.kill()
+            self._scope.cancel()
+            self._site.scheduler.go_on(self.name)
 
-    async def stop(self) -> None:
+    def crash_at_call(self, calls: int | None, *, power: bool = False) -> None:
+        """Crash after so many more calls to the disk; None: no more."""
+        self._calls_left = calls
+        self._loses_power = calls is not None and power
+
+    def stop(self) -> None:
         """As SIGTERM."""
+        self._is_wanted = False
         self._stop.set()
-        await self._gone.wait()
 
-    async def at_rest(self) -> None:
-        """Wait until a death that has begun is over."""
-        if self.node is not None and (self._scope.cancel_called or self._stop.is_set()):
+    async def gone(self) -> None:
+        """Wait until no node runs here."""
+        if self.is_alive:
             await self._gone.wait()
 
-    async def _live(self, node: Node) -> None:
+    def _on_call(self, moment: str) -> None:
+        if self._calls_left is not None and not self._dies:
+            self._calls_left -= 1
+            if self._calls_left < 0:
+                self.crash(power=self._loses_power)
+        if moment == "after sync" and not self._dies:
+            self.on_sync()
+        if self._dies:
+            raise Died
+
+    async def _live(self, config: NodeConfig, ports: Ports, log: NodeLog) -> None:
         try:
             with self._scope:
-                await node.run(self._stop)
-        except Exception as problem:
-            self.problem = problem
+                self.node = Node(config, ports, log)
+                await self.node.run(self._stop)
+        except BaseException as problem:
+            if not self._dies:  # the dead complain of dead disks
+                if not isinstance(problem, Exception):
+                    raise
+                self.problem = problem
         finally:
-            self._links.crash(self.name)
-            _let_go(node)
-            self.node = None
-            self._gone.set()
+            self._bury()
+
+    def _bury(self) -> None:
+        """What the operating system does for a process that is gone."""
+        self._site.links.crash(self.name)
+        if self.node is not None:
+            _let_go(self.node)
+        self.disk.kill()
+        if self._loses_power:
+            self.disk.lose_power()
+        self._loses_power = False
+        self._calls_left = None
+        self.node = None
+        self.is_alive = False
+        self._gone.set()
+        if self._is_wanted:
+            self.start()
 
     def _text(self) -> str:
-        peers = ", ".join(f'{{name="{n}", address="{n}:{PEER_PORT}"}}' for n in self._names)
+        peers = ", ".join(f'{{name="{n}", address="{n}:{PEER_PORT}"}}' for n in self.founders)
         return (
             f'[node]\nname = "{self.name}"\ndata_dir = "data"\n'
             f"[cluster]\npeers = [{peers}]\n"
@@ -130,7 +226,6 @@ class Machine:
 
 
 def _let_go(node: Node) -> None:
-    """What the operating system does for a process that is gone."""
     if node.engine is not None:
         _close(node.engine.core.log.close)  # type: ignore[attr-defined]
     if node.storage is not None:
@@ -141,14 +236,8 @@ def _let_go(node: Node) -> None:
 def _close(close: Callable[[], None]) -> None:
     try:
         close()
-    except (apsw.Error, OSError):
+    except (apsw.Error, StorageFailed, OSError):
         pass  # a node that stopped in order has closed it itself
-
-
-async def _on_the_loop(function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
-    """A worker thread takes no virtual time."""
-    await trio.lowlevel.checkpoint()
-    return function(*arguments)
 
 
 async def _refuse_to_spawn(*arguments: object, **options: object) -> trio.Process:

@@ -28,7 +28,7 @@ from typing import ClassVar, Final, Literal, NamedTuple
 
 import apsw
 
-from cluster.state import CHECKSUMS
+from cluster.state import CHECKSUMS, register_checksums
 
 NAME: Final = "simulated"
 SECTOR_BYTES: Final = 512
@@ -68,24 +68,34 @@ class Truncate(NamedTuple):
 class SimulatedDisks(apsw.VFS):
     """All disks of the process. Files in no added folder go straight to the operating system."""
 
-    _installed: ClassVar[SimulatedDisks | None] = None  # SQLite keeps pointers to it
+    _only: ClassVar[SimulatedDisks | None] = None  # SQLite keeps pointers to it
 
     def __init__(self) -> None:
         self._base = apsw.vfs_names()[0]
         self._disks: dict[str, NodeDisk] = {}
         self._random = Random(0)
-        super().__init__(NAME, "", makedefault=True, maxpathname=0)
+        super().__init__(NAME, "", maxpathname=0)
 
     @classmethod
-    def install(cls) -> SimulatedDisks:
-        """The one of this process, as SQLite's default from now on. It stays for good: the checksum
-        VFS of `state.db`, once loaded, stands on what was the default then, and nothing unloads it.
-        """
-        if cls._installed is None:
-            if CHECKSUMS in apsw.vfs_names():
-                raise RuntimeError("too late: the checksum VFS stands on the real disk already")
-            cls._installed = cls()
-        return cls._installed
+    @contextmanager
+    def installed(cls) -> Iterator[SimulatedDisks]:
+        """The one of this process, as SQLite's default for the time of the block. The checksum VFS
+        of `state.db` stands on what was the default when it was registered, so that it is set up
+        anew at both ends: no connection may be open then."""
+        if cls._only is None:
+            cls._only = cls()
+        disks = cls._only
+        _drop_checksums()
+        apsw.set_default_vfs(NAME)
+        register_checksums()
+        try:
+            yield disks
+        finally:
+            for disk in disks._disks.values():
+                disk.revive()
+            disks._disks.clear()
+            _drop_checksums()
+            apsw.set_default_vfs(disks._base)
 
     def add(self, folder: Path, random: Random) -> NodeDisk:
         """A disk for what SQLite keeps in `folder`, which exists, and below it."""
@@ -93,10 +103,6 @@ class SimulatedDisks(apsw.VFS):
         assert root not in self._disks, f"{root} has a disk"
         disk = self._disks[root] = NodeDisk(root, random, self._base)
         return disk
-
-    def remove(self, disk: NodeDisk) -> None:
-        """Forget a disk: its folder is an ordinary one again."""
-        del self._disks[disk.root]
 
     def seed(self, random: Random) -> None:
         """Let SQLite draw anew, and from `random`: its salts are in the bytes that it writes."""
@@ -127,6 +133,11 @@ class SimulatedDisks(apsw.VFS):
         while folder not in self._disks and folder != "/" and folder:
             folder = os.path.dirname(folder)
         return self._disks.get(folder)
+
+
+def _drop_checksums() -> None:
+    if CHECKSUMS in apsw.vfs_names():
+        apsw.unregister_vfs(CHECKSUMS)
 
 
 class NodeDisk:

@@ -1,55 +1,85 @@
 """One run of whole nodes: a safety phase under faults, then a phase in which all must come right.
 
-The seed decides everything: latencies, faults and their times, what clients do, the order of tasks.
-The trace is what clients, faults and nodes' logs say, with virtual times; its hash is the run's
-fingerprint.
+The seed decides everything: sizes and speeds, the workloads, faults and their times, latencies, the
+order of tasks. The trace is what clients, faults and nodes do, with virtual times; its hash is the
+run's fingerprint.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import AbstractAsyncContextManager
 from hashlib import sha256
 from pathlib import Path
 from random import Random
 
 import trio
 
-from cluster.client import open_client
+from cluster.client import Client, open_client
+from cluster.node import Node
+from hooks.registry import Registry
 from pubsub.events import Event
-from simulation.history import History, Kind, Outcome
-from simulation.linearizability import Linearizable, check
-from simulation.node import determinism
-from simulation.node.clients import RegisterClient
-from simulation.node.faults import Faults
-from simulation.node.handlers import HandlerCheck
+from simulation.faults import draw_strikes
+from simulation.history import Kind
+from simulation.node.determinism import Scheduler
+from simulation.node.faults import NodeFaults, NodeStage
 from simulation.node.links import Links
-from simulation.node.machine import CLIENT_PORT, Machine
-from simulation.node.readers import Subscriber
+from simulation.node.machine import CLIENT_PORT, Machine, Site
+from simulation.node.sqlite_disk import SimulatedDisks
+from simulation.node.workloads import Workload
+from simulation.node.workloads.hooks import Handlers
+from simulation.node.workloads.registers import Registers
+from simulation.node.workloads.subscribers import Subscribers
+from simulation.options import Options
 from simulation.violation import Violation
 
-CLIENTS = 4
-SUBSCRIBERS = 2
-FAULTY_S = 12.0
 RECOVERY_S = 30.0
 """Virtual time in which everything must come right once the faults are over."""
+
+WORKLOADS: dict[str, Callable[[World, Random], Workload]] = {
+    "handlers": Handlers,
+    "subscribers": Subscribers,
+}
+"""What a run may have beside the registers."""
 
 
 class World:
     """A cluster of production nodes, its clients and its faults. `run` is its whole life."""
 
-    def __init__(self, seed: int, nodes: int = 3) -> None:
+    def __init__(
+        self,
+        seed: int,
+        nodes: int = 3,
+        *,
+        options: Options | None = None,
+        kept: Collection[int] | None = None,
+    ) -> None:
         self.seed = seed
         self.random = Random(f"{seed}/{nodes}")
-        self.links = Links(Random(self.random.getrandbits(64)))
+        self.options = options or Options.draw_node(
+            self.random, nodes, NodeFaults.KINDS, list(WORKLOADS)
+        )
         self.names = [chr(ord("a") + number) for number in range(nodes)]
         self.machines: dict[str, Machine] = {}
-        self.history = History()
-        self.handled = HandlerCheck(Random(self.random.getrandbits(64)))
+        self.registers = Registers(self, self._draw())
+        self.workloads: list[Workload] = [
+            self.registers,
+            *(WORKLOADS[name](self, self._draw()) for name in self.options.workloads),
+        ]
+        self.favourite: str | None = None  # the node that most clients ask, while it lives
+        self.strikes = draw_strikes(self._draw(), self.options)
+        self.stage = NodeStage(self)
+        self.faults = NodeFaults(self.stage, self.strikes, kept)
         self.trace: list[str] = []
         self.virtual_s = 0.0
-        self.nursery: trio.Nursery
+        self.site: Site
+        self._problem: Exception | None = None
         self._marks = sha256()
+
+    def _draw(self) -> Random:
+        """A part of the run has its own: what it draws changes nothing for the others."""
+        return Random(self.random.getrandbits(64))
 
     @property
     def fingerprint(self) -> str:
@@ -58,19 +88,15 @@ class World:
 
     @property
     def acknowledged(self) -> int:
-        return self._count(Kind.WRITE)
+        return self.registers.count(Kind.WRITE)
 
     @property
     def reads(self) -> int:
-        return self._count(Kind.READ)
-
-    def _count(self, kind: Kind) -> int:
-        """Operations of a kind that were answered."""
-        return sum(o.kind is kind and o.outcome is Outcome.OK for o in self.history.operations)
+        return self.registers.count(Kind.READ)
 
     def story(self, events: int) -> list[str]:
-        """The last events, and what each node logged last."""
-        lines = [f"seed {self.seed}, {len(self.names)} whole nodes"]
+        """What was drawn, the last events, and what each node logged last."""
+        lines = [f"seed {self.seed}, {len(self.names)} whole nodes", *self.options.lines()]
         if events:
             lines += self.trace[-events:]
             for machine in self.machines.values():
@@ -83,72 +109,98 @@ class World:
         self.virtual_s = trio.current_time()
         self._marks.update(line.encode())
 
+    # --- the run ---
+
     def run(self) -> None:
         """The whole run; raises Violation, or what a node or client raised."""
-        with tempfile.TemporaryDirectory(prefix="tremula-") as folder:
-            determinism.run(self.seed, lambda: self._run(Path(folder)))
+        with (
+            tempfile.TemporaryDirectory(prefix="tremula-") as folder,
+            SimulatedDisks.installed() as disks,
+        ):
+            disks.seed(self._draw())
+            scheduler = Scheduler()
+            scheduler.run(self.seed, lambda: self._run(Path(folder), disks, scheduler))
 
-    async def _run(self, folder: Path) -> None:
+    async def _run(self, folder: Path, disks: SimulatedDisks, scheduler: Scheduler) -> None:
         async with trio.open_nursery() as nursery:
-            self.nursery = nursery
+            links = Links(self._draw(), scheduler, self.options.latency_s)
+            links.on_send = self.stage.sends
+            self.site = Site(scheduler, links, disks, folder, nursery)
             for name in self.names:
-                random = Random(self.random.getrandbits(64))
-                machine = Machine(name, folder, self.names, self.links, random)
-                machine.registry = self.handled.registry(machine)
-                machine.start(nursery)
-                self.machines[name] = machine
-            clients = [RegisterClient(self, number, self.history) for number in range(CLIENTS)]
-            readers = [Subscriber(self, CLIENTS + number) for number in range(SUBSCRIBERS)]
-            for client in clients:
-                nursery.start_soon(client.run)
-            for reader in readers:
-                nursery.start_soon(reader.run)
-            await Faults(self, Random(self.random.getrandbits(64))).run(FAULTY_S)
-            self._alive()
-            self.note("world", "the faults are over")
-            for client in clients:
-                client.stopping = True
-            await self._until(lambda: all(client.stopped for client in clients), "clients end")
-            await self._until(self._handled, "handlers catch up")
-            await self._until(
-                lambda: all(reader.newest == self._revision() for reader in readers),
-                "subscribers catch up",
-            )
-            await self._until(self._agree, "all nodes are at one applied index under a leader")
+                self._add(name).start()
+            self.machines[self.names[0]].clock_off_ms = self.options.clock_skew_ms
+            for workload in self.workloads:
+                workload.begin(nursery)
+            self.faults.begin()
+            await self._safety_phase()
+            await self._liveness_phase()
             self._check()
             self.virtual_s = trio.current_time()
             for machine in self.machines.values():
-                await machine.crash()
+                machine.crash()
+                await machine.gone()
             nursery.cancel_scope.cancel()
+        if self._problem is not None:
+            raise self._problem
 
-    # --- what must hold ---
+    def _add(self, name: str) -> Machine:
+        machine = self.machines[name] = Machine(name, self.site, self.names, self._draw())
+        machine.disk.sync_s = self.options.fsync_s
+        machine.on_sync = lambda: self.faults.happens(name, "commit", None)
+        machine.registry = Registry()
+        for workload in self.workloads:
+            workload.register(machine, machine.registry)
+        return machine
 
-    def _alive(self) -> None:
+    async def _safety_phase(self) -> None:
+        until = trio.current_time() + self.options.safety_s
+        while trio.current_time() < until:
+            await trio.sleep(0.25)
+            self._look_after_nodes()
+
+    async def _liveness_phase(self) -> None:
+        self.faults.heal_all()
+        self.note("world", "the faults are over")
+        for workload in self.workloads:
+            workload.stop()
+        for workload in self.workloads:
+            name = type(workload).__name__
+            await self._until(workload.is_done, f"{name} are done")
+        await self._until(self._agree, "all nodes are at one applied index under a leader")
+
+    def _look_after_nodes(self) -> None:
+        """Nodes end by themselves only when their disks gave them a reason."""
         for machine in self.machines.values():
             if machine.problem is not None:
-                raise Violation(f"{machine.name} ended by itself: {machine.problem!r}")
+                if not machine.may_fail:
+                    raise Violation(f"{machine.name} ended by itself: {machine.problem!r}")
+                self.note(machine.name, f"ended: {machine.problem}")
+                machine.problem = None
 
     async def _until(self, condition: Callable[[], bool], what: str) -> None:
         with trio.move_on_after(RECOVERY_S):
-            while not condition():
-                self._alive()
+            while not (all(m.is_up for m in self.machines.values()) and condition()):
+                self._look_after_nodes()
+                for machine in self.machines.values():
+                    machine.start()
                 await trio.sleep(0.05)
             return
         raise Violation(f"not within {RECOVERY_S:.0f} s after the faults: {what}")
 
-    def _handled(self) -> bool:
-        machine = next(iter(self.machines.values()))
-        return machine.node is not None and self.handled.has_caught_up(machine)
+    def guard(self, action: Callable[[], None]) -> None:
+        """Do what belongs to no task; what it raises ends the run."""
+        try:
+            action()
+        except Exception as problem:
+            self._problem = self._problem or problem
+            self.site.nursery.cancel_scope.cancel()
 
-    def _revision(self) -> int:
-        return max(m.node.machine.revision for m in self.machines.values() if m.node is not None)
+    # --- what must hold ---
 
     def _agree(self) -> bool:
-        cores = []
-        for machine in self.machines.values():
-            if machine.node is None or machine.node.core is None:
-                return False
-            cores.append(machine.node.core)
+        if not all(machine.has_core for machine in self.machines.values()):
+            return False
+        cores = [machine.core for machine in self.machines.values()]
         return (
             len({core.leader for core in cores}) == 1
             and cores[0].leader is not None
@@ -169,36 +221,37 @@ class World:
         if len(set(digests.values())) != 1:
             raise Violation(f"the states differ: {digests}")
         for name, events in logs.items():
-            self._check_log(name, events)
-        self.handled.check(logs[self.names[0]])
-        result = check(self.history)
-        if not isinstance(result, Linearizable):
-            raise Violation(str(result))
+            if [event.revision for event in events] != list(range(1, len(events) + 1)):
+                raise Violation(f"the log of {name} has a gap or a repetition")
+            if events != logs[self.names[0]]:
+                raise Violation(f"the log of {name} is not that of {self.names[0]}")
+        for workload in self.workloads:
+            workload.check(logs[self.names[0]])
 
-    def _check_log(self, name: str, events: list[Event]) -> None:
-        """Each acknowledged write is one event, each event one write that somebody asked for."""
-        revisions = [event.revision for event in events]
-        if revisions != list(range(1, len(revisions) + 1)):
-            raise Violation(f"the log of {name} has a gap or a repetition")
-        written = [e.data[0].decode() for e in events if e.topic == "hooks.kv.write_committed"]
-        if len(set(written)) != len(written):
-            raise Violation(f"the log of {name} has a write twice")
-        for operation in self.history.operations:
-            if operation.kind is not Kind.WRITE:
-                continue
-            is_there = operation.value in written
-            if operation.outcome is Outcome.OK and not is_there:
-                raise Violation(f"{operation.value} was acknowledged and is not in {name}'s log")
-            if operation.outcome is Outcome.FAIL and is_there:
-                raise Violation(f"{operation.value} was refused and is in {name}'s log")
+    # --- for workloads and faults ---
 
-    # --- for clients ---
+    def leader(self) -> Machine | None:
+        """The living leader of the newest term."""
+        leaders = [machine for machine in self.machines.values() if machine.is_leader]
+        return max(leaders, key=lambda machine: machine.core.term, default=None)
 
-    def open_client(self, number: int, random: Random):  # type: ignore[no-untyped-def]
+    def any_node(self) -> Node:
+        """One that is alive; asked when all are."""
+        return next(m.node for m in self.machines.values() if m.node is not None)
+
+    def revision(self) -> int:
+        """The newest that any node has applied."""
+        return max(m.node.machine.revision for m in self.machines.values() if m.node is not None)
+
+    def open_client(
+        self, number: int, random: Random, *, first: str | None = None
+    ) -> AbstractAsyncContextManager[Client]:
         """A production client on a host of its own; it tries the nodes in an order of its own."""
         names = random.sample(self.names, len(self.names))
+        if first is not None:
+            names.sort(key=lambda name: name != first)
         return open_client(
             [(name, CLIENT_PORT) for name in names],
-            network=self.links.at(f"client-{number}"),
+            network=self.site.links.at(f"client-{number}"),
             random=random,
         )

@@ -7,15 +7,16 @@ from random import Random
 
 import pytest
 
-from simulation.core.options import Options
+from simulation.core.faults import CoreFaults
 from simulation.core.world import World
+from simulation.options import Options
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_250_ms_for_every_fsync_on_every_node_costs_no_leader(seed: int) -> None:
     """With default timing, after the first election the leadership stays, and writes go on."""
     calm = replace(
-        Options.draw(Random(seed), 3),
+        Options.draw_core(Random(seed), 3, CoreFaults.KINDS),
         safety_s=30.0,
         latency_s=(0.001, 0.001),
         fsync_s=(0.25, 0.01),

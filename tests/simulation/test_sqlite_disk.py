@@ -1,18 +1,9 @@
-"""The simulator's disk under SQLite, with the product's own log and state on it.
-
-They run in a process beside pytest's, where the checksum VFS stands on the simulated disk: it can
-stand on one only, and the other tests need it on the real one.
-"""
+"""The simulator's disk under SQLite, with the product's own log and state on it."""
 
 from __future__ import annotations
 
-import functools
-import importlib
-import multiprocessing
 import os
-import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -28,40 +19,16 @@ from simulation.node.sqlite_disk import Failing, NodeDisk, SimulatedDisks
 from tests.cluster.entries import Driver
 from tests.raft.log_disks import content, fill
 
-Scenario = Callable[[Path], None]
-
 CRASHES = 200
-_children: list[ProcessPoolExecutor] = []
+DISKS: list[SimulatedDisks] = []
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _children_end() -> Iterator[None]:
-    yield
-    for child in _children:
-        child.shutdown()
-    _children.clear()
-
-
-def apart(scenario: Scenario) -> Scenario:
-    """Run a test in the process whose SQLite has the simulated disk."""
-
-    @functools.wraps(scenario)
-    def in_child(tmp_path: Path) -> None:
-        if not _children:
-            spawn = multiprocessing.get_context("spawn")
-            _children.append(ProcessPoolExecutor(1, mp_context=spawn))
-        _children[0].submit(_run, scenario.__module__, scenario.__name__, tmp_path).result()
-
-    return in_child
-
-
-def _run(module: str, name: str, folder: Path) -> None:
-    unraisable: list[object] = []
-    sys.unraisablehook = unraisable.append
-    SimulatedDisks.install()
-    in_child = getattr(importlib.import_module(module), name)
-    in_child.__wrapped__(folder)
-    assert unraisable == []
+@pytest.fixture(autouse=True)
+def _disks() -> Iterator[None]:
+    with SimulatedDisks.installed() as disks:
+        DISKS.append(disks)
+        yield
+        DISKS.clear()
 
 
 class Crash(Exception):
@@ -82,7 +49,7 @@ class CrashAfter:
 
 def add(folder: Path, seed: int = 0) -> NodeDisk:
     folder.mkdir(exist_ok=True)
-    return SimulatedDisks.install().add(folder, Random(seed))
+    return DISKS[-1].add(folder, Random(seed))
 
 
 def restart(disk: NodeDisk, *, power: bool = True) -> None:
@@ -124,7 +91,6 @@ def put(driver: Driver, count: int) -> None:
         driver.do("put", f"key-{number % 50}", b"x" * (number % 400))
 
 
-@apart
 def test_both_databases_are_on_the_disk_and_other_files_are_not(tmp_path: Path) -> None:
     """Also under the checksum VFS; a folder that was not added is an ordinary one."""
     calls: list[str] = []
@@ -145,7 +111,6 @@ def test_both_databases_are_on_the_disk_and_other_files_are_not(tmp_path: Path) 
     assert calls == []
 
 
-@apart
 def test_committed_entries_survive_a_power_loss_and_others_do_not(tmp_path: Path) -> None:
     """What a commit returned for is there, what never was committed is not."""
     for seed in range(20):
@@ -163,7 +128,6 @@ def test_committed_entries_survive_a_power_loss_and_others_do_not(tmp_path: Path
         log.close()
 
 
-@apart
 def test_a_log_reopens_whole_after_any_crash(tmp_path: Path) -> None:
     """Whatever call the power loss struck at, every committed entry is there."""
     lost_some = 0
@@ -185,7 +149,6 @@ def test_a_log_reopens_whole_after_any_crash(tmp_path: Path) -> None:
     assert lost_some > CRASHES / 2
 
 
-@apart
 def test_a_log_that_does_not_sync_is_caught(tmp_path: Path) -> None:
     """Planted: without its fsync the log loses what it committed, on most of the disks."""
     lost = 0
@@ -208,7 +171,6 @@ def test_a_log_that_does_not_sync_is_caught(tmp_path: Path) -> None:
     assert lost > 15
 
 
-@apart
 def test_a_state_after_a_power_loss_is_an_earlier_one(tmp_path: Path) -> None:
     """It opens, is never ahead, and never behind what a checkpoint reported as durable."""
     behind = 0
@@ -238,7 +200,6 @@ def test_a_state_after_a_power_loss_is_an_earlier_one(tmp_path: Path) -> None:
     assert behind > 10
 
 
-@apart
 def test_a_state_being_created_can_be_created_again(tmp_path: Path) -> None:
     """A power loss at any call of its creation leaves nothing that cannot be opened."""
     for seed in range(60):
@@ -253,7 +214,6 @@ def test_a_state_being_created_can_be_created_again(tmp_path: Path) -> None:
         state.open_state(path).close()
 
 
-@apart
 def test_a_closed_state_can_lose_power_too(tmp_path: Path) -> None:
     """Closing removed the write-ahead file; that it may come back does no harm."""
     came_back = 0
@@ -271,7 +231,6 @@ def test_a_closed_state_can_lose_power_too(tmp_path: Path) -> None:
     assert 0 < came_back < 30
 
 
-@apart
 def test_what_the_product_renames_is_durable(tmp_path: Path) -> None:
     """An installed copy is the state, after a power loss at once or later."""
     for seed in range(10):
@@ -298,7 +257,6 @@ def disk_paths(folder: Path) -> tuple[Path, Path]:
     return folder / "state.db", folder / "state.db.incoming"
 
 
-@apart
 def test_a_refused_sync_surfaces(tmp_path: Path) -> None:
     """Once or always, the log does not take a commit for done."""
     disk = add(tmp_path)
@@ -321,7 +279,6 @@ def test_a_refused_sync_surfaces(tmp_path: Path) -> None:
     restart(disk)
 
 
-@apart
 def test_a_full_disk_surfaces(tmp_path: Path) -> None:
     """No file grows; what is there can be read, and written once there is room."""
     disk = add(tmp_path)
@@ -341,7 +298,6 @@ def test_a_full_disk_surfaces(tmp_path: Path) -> None:
     log.close()
 
 
-@apart
 def test_a_flipped_byte_is_detected(tmp_path: Path) -> None:
     """Nothing is read from a changed page as if it were right."""
     refused = {"raft.db": 0, "state.db": 0}
@@ -382,7 +338,6 @@ def test_a_flipped_byte_is_detected(tmp_path: Path) -> None:
     assert refused["state.db"] == 40
 
 
-@apart
 def test_a_killed_process_writes_nothing_more(tmp_path: Path) -> None:
     """Its connections are dead for good; a new process finds all that was written, and no lock."""
     disk = add(tmp_path)
@@ -417,7 +372,6 @@ def test_a_killed_process_writes_nothing_more(tmp_path: Path) -> None:
     state_again.close()
 
 
-@apart
 def test_a_crash_in_a_call_comes_out_of_it(tmp_path: Path) -> None:
     """The exception of the hook is what the caller gets, before or after the write."""
     for calls in range(8):
@@ -431,7 +385,6 @@ def test_a_crash_in_a_call_comes_out_of_it(tmp_path: Path) -> None:
         SqliteLog.open(tmp_path / str(calls) / "raft.db").close()
 
 
-@apart
 def test_a_power_loss_under_an_open_connection_is_our_bug(tmp_path: Path) -> None:
     """Processes die first."""
     disk = add(tmp_path)
@@ -442,7 +395,6 @@ def test_a_power_loss_under_an_open_connection_is_our_bug(tmp_path: Path) -> Non
     disk.lose_power()
 
 
-@apart
 def test_syncs_take_the_time_that_they_are_told(tmp_path: Path) -> None:
     """Each sync is accounted, and takes between the least and the most."""
     disk = add(tmp_path)
@@ -457,12 +409,22 @@ def test_syncs_take_the_time_that_they_are_told(tmp_path: Path) -> None:
     log.close()
 
 
-@apart
+def test_a_sync_that_fails_when_a_directory_is_looked_at_names_the_file(tmp_path: Path) -> None:
+    """Closing a log writes to the disk as well; seed 13 with five nodes met it as a bare error."""
+    disk = add(tmp_path / "n")
+    log = new_log(tmp_path / "n" / "raft.db")
+    fill(log, 2, 5)
+    log.commit()
+    disk.sync_fails = "once"
+    with pytest.raises(StorageFailed, match="raft.db"):
+        log.close()
+
+
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     """Of every file, with SQLite's own salts; another seed gives others."""
 
     def run(folder: Path, seed: int) -> dict[str, bytes]:
-        SimulatedDisks.install().seed(Random(seed))
+        DISKS[-1].seed(Random(seed))
         disk = add(folder, seed)
         log, driver = new_log(folder / "raft.db"), Driver(folder / "state.db")
         disk.on_call = CrashAfter(200)

@@ -6,11 +6,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from simulation.core.faults import Faults
-    from simulation.core.process import Process
 
 MOMENTS: dict[str, tuple[str, ...]] = {
     "acknowledgement": ("append_reply",),
@@ -22,7 +17,10 @@ MOMENTS: dict[str, tuple[str, ...]] = {
     "snapshot": ("snapshot_chunk", "snapshot_reply"),
     "transfer": ("timeout_now",),
     "installation": ("install",),
+    "answer": ("answer",),
 }
+"""What a node does: mostly a message between nodes by its type. `answer` goes to a client."""
+
 ACTIONS: dict[str, tuple[str, ...]] = {
     "acknowledgement": ("kill_sender", "power_sender", "break_link", "isolate_receiver"),
     "commit": ("kill_sender", "power_sender"),
@@ -33,6 +31,7 @@ ACTIONS: dict[str, tuple[str, ...]] = {
     "snapshot": ("kill_sender", "kill_receiver", "power_receiver", "break_link"),
     "transfer": ("kill_sender", "kill_receiver", "isolate_sender", "freeze_sender"),
     "installation": ("kill_sender", "power_sender"),
+    "answer": ("kill_sender", "power_sender", "power_majority", "isolate_sender"),
 }
 QUICKLY = (0.002, 0.01, 0.05)
 
@@ -60,31 +59,9 @@ class Ambush:
             seconds=random.choice([0.3, 1.0, 2.0]),
         )
 
-    def waits_for(self, process: Process, what: str) -> bool:
+    def waits_for(self, name: str, what: str) -> bool:
         """Whether this is the moment."""
-        if what not in self.whats or self.name not in (None, process.name):
+        if what not in self.whats or self.name not in (None, name):
             return False
         self.skip -= 1
         return self.skip < 0
-
-    def spring(self, faults: Faults, process: Process, to: str | None) -> None:
-        """Do it. What happens to others happens when the message has left."""
-        from simulation.core.process import Crashed
-
-        world = process.world
-        action, _, whom = self.action.partition("_")
-        name = process.name if whom == "sender" or to is None else to
-        if action in ("kill", "power") and name == process.name and process.stepping:
-            process.loses_power = action == "power"
-            world.after(process.step_cost, lambda: faults.restart_later(name, self.restart_s))
-            raise Crashed
-        if action in ("kill", "power"):
-            world.after(process.step_cost, lambda: world.crash(name, power=action == "power"))
-            world.after(process.step_cost, lambda: faults.restart_later(name, self.restart_s))
-        elif action == "isolate":
-            breaks = world.random.random() < 0.5
-            faults.separate([name], breaks, self.seconds)
-        elif action == "freeze":
-            world.processes[name].frozen_until = world.now + self.seconds
-        elif to is not None:
-            world.after(process.step_cost, lambda: world.network.disconnect(process.name, to))

@@ -7,6 +7,7 @@ effect is in the log exactly once.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,11 @@ from hooks.effects import Effect
 from hooks.registry import HookContext, Registry, hook
 from pubsub import groups
 from pubsub.events import Event
+from simulation.node.machine import Machine
 from simulation.violation import Violation
 
 if TYPE_CHECKING:
-    from simulation.node.machine import Machine
+    from simulation.node.world import World
 
 NAME = "recorder"
 GROUP = f"hook.{NAME}"
@@ -30,18 +32,18 @@ TAKES_S = 0.05
 FAILS = 0.1
 
 
-class HandlerCheck:
+class Handlers:
     """Keeps what the handler did, on all nodes, and judges it."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, world: World, random: Random) -> None:
         self.ended: list[tuple[str, int]] = []  # (key, revision), in the order of their ends
         self.overlaps = 0
         self._running: Counter[str] = Counter()
+        self._world = world
         self._random = random
 
-    def registry(self, machine: Machine) -> Registry:
+    def register(self, machine: Machine, registry: Registry) -> None:
         """The handler of one node, which does nothing any more once its node is dead."""
-        registry = Registry()
 
         @hook(PATTERN, name=NAME, start="earliest", retry_count=10, timeout_ms=2000)
         async def handler(context: HookContext) -> list[Effect]:
@@ -59,20 +61,25 @@ class HandlerCheck:
             return [effects.publish(EFFECT_TOPIC, str(context.revision), key=key)]
 
         registry.add(handler)
-        return registry
 
-    def has_caught_up(self, machine: Machine) -> bool:
+    def begin(self, nursery: trio.Nursery) -> None:
+        """The nodes run it."""
+
+    def stop(self) -> None:
+        """Events end when the other workloads do."""
+
+    def is_done(self) -> bool:
         """Whether the cluster knows that every write was handled."""
-        assert machine.node is not None, "asked when all are alive"
-        described = groups.describe(machine.node.machine.connection, GROUP)
+        node = self._world.any_node()
+        described = groups.describe(node.machine.connection, GROUP)
         if described is None:
             return False
-        events = machine.node.read_events(1, 1 << 30, 1 << 40)
+        events = node.read_events(1, 1 << 30, 1 << 40)
         writes = [e.revision for e in events if isinstance(e, Event) and e.topic == PATTERN]
         floors = [int(partition["floor"]) for partition in described["partitions"]]
         return not writes or min(floors) >= writes[-1]
 
-    def check(self, events: list[Event]) -> None:
+    def check(self, events: Sequence[Event]) -> None:
         """Hold what was recorded against the log."""
         wanted = {event.revision for event in events if event.topic == PATTERN}
         seen = {revision for _, revision in self.ended}

@@ -5,29 +5,9 @@ Printed first, so that a failing run says what it was.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-
-FAULTS = (
-    "crash",
-    "power",
-    "majority",
-    "disconnect",
-    "isolate",
-    "split",
-    "one_way",
-    "flap",
-    "slow_disk",
-    "freeze",
-    "clock",
-    "transfer",
-    "ambush",
-    "late_answers",
-    "hasty_changes",
-    "rivals",
-    "hurried_requests",
-    "deaf_leader",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +16,7 @@ class Options:
 
     nodes: int
     safety_s: float
-    latency_s: tuple[float, float]
+    latency_s: tuple[float, float]  # at least, and at random more
     fsync_s: tuple[float, float]
     clients: int
     think_s: float
@@ -47,14 +27,14 @@ class Options:
     clock_skew_ms: int  # of the one node whose clock is wrong
     compact_entries: int
     membership_rate: float
+    workloads: tuple[str, ...] = ()  # beside the registers, at the node level
 
     @classmethod
-    def draw(cls, random: Random, nodes: int) -> Options:
-        chosen = random.sample(FAULTS, random.choice([1, 2, 2, 4, 8]))
-        if "ambush" not in chosen and random.random() < 0.4:
-            chosen.append("ambush")
+    def draw_core(cls, random: Random, nodes: int, kinds: Sequence[str]) -> Options:
+        """For the core level, where a virtual second costs next to nothing."""
         return cls(
             nodes=nodes,
+            faults=_mix(random, kinds),
             safety_s=random.uniform(5.0, 15.0),
             latency_s=(random.choice([0.0001, 0.001, 0.02]), random.choice([0.0005, 0.01, 0.05])),
             fsync_s=(random.choice([0.0001, 0.002]), random.choice([0.001, 0.01, 0.1])),
@@ -63,10 +43,31 @@ class Options:
             keys=random.randint(1, 5),
             write_share=random.choice([0.3, 0.5, 0.8]),
             fault_rate=random.choice([0.5, 2.0, 5.0]),
-            faults={kind: random.uniform(0.2, 1.0) for kind in chosen},
             clock_skew_ms=random.choice([0, 1_000, 3_600_000, -3_600_000]),
             compact_entries=random.choice([20, 100, 1000]),
             membership_rate=random.choice([0.0, 0.0, 0.3, 3.0]),
+        )
+
+    @classmethod
+    def draw_node(
+        cls, random: Random, nodes: int, kinds: Sequence[str], workloads: Sequence[str]
+    ) -> Options:
+        """For the node level, where every operation passes through the whole product."""
+        return cls(
+            nodes=nodes,
+            faults=_mix(random, kinds),
+            safety_s=random.uniform(6.0, 14.0),
+            latency_s=(random.choice([0.0001, 0.0005, 0.005]), random.choice([0.001, 0.005, 0.02])),
+            fsync_s=random.choice([(0.0, 0.0), (0.0002, 0.001), (0.002, 0.02)]),
+            clients=random.randint(2, 4),
+            think_s=random.choice([0.05, 0.2, 0.4]),
+            keys=random.randint(1, 5),
+            write_share=random.choice([0.3, 0.6, 0.8]),
+            fault_rate=random.choice([0.4, 1.0, 2.0]),
+            clock_skew_ms=random.choice([0, 0, 1_000, 3_600_000, -3_600_000]),
+            compact_entries=0,
+            membership_rate=random.choice([0.0, 0.0, 0.2, 0.5]),
+            workloads=tuple(random.sample(workloads, random.randint(1, min(3, len(workloads))))),
         )
 
     def lines(self) -> list[str]:
@@ -75,3 +76,10 @@ class Options:
         lines = [f"  {name:<16}{getattr(self, name)}" for name in plain]
         faults = (f"{kind} {weight:.2f}" for kind, weight in self.faults.items())
         return [*lines, f"  {'faults':<16}{', '.join(faults)}"]
+
+
+def _mix(random: Random, kinds: Sequence[str]) -> dict[str, float]:
+    chosen = random.sample(kinds, random.choice([1, 2, 2, 4, 8]))
+    if "ambush" not in chosen and random.random() < 0.4:
+        chosen.append("ambush")
+    return {kind: random.uniform(0.2, 1.0) for kind in chosen}
