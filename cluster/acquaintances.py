@@ -39,12 +39,16 @@ class Acquaintances:
         return self._met.values()
 
     def candidate(self, name: str, uid_in_touch: str | None, now: float) -> Hello | None:
-        """Who would be added under `name`; `uid_in_touch` is whose session there is, if any."""
+        """Who would be added under `name`; `uid_in_touch` is whose session there is, if any.
+
+        Nobody as long as there are two: after a power cut the session of the old directory stands
+        for a while, and the new one supersedes it as soon as it dials again."""
         met = self._met.get(name)
-        if met is not None and met.uid == uid_in_touch:
-            return met
+        in_touch = met if met is not None and met.uid == uid_in_touch else None
         other, at = self._turned_away.get(name, (None, 0.0))
-        return other if now - at <= TURNED_AWAY_S else None
+        if other is None or now - at > TURNED_AWAY_S:
+            return in_touch
+        return other if in_touch is None or in_touch.uid == other.uid else None
 
 
 def _keep(known: dict[str, T], name: str, value: T) -> None:

@@ -121,23 +121,27 @@ class Peering:
     def follow_members(self) -> None:
         """Dial whom the configuration names, if it is a new one. HOT: asked after each tick."""
         core = self.core
-        if core is not None and core.members is not self._dialled:
-            self._dial_members(core)
-
-    def _dial_members(self, core: Core) -> None:
-        """An outsider also dials whomever it has heard of."""
+        if core is None or core.members is self._dialled:
+            return
         before, self._dialled = self._dialled, core.members
-        for member in core.members.members:
-            self.transport.insist(member.name, member.uid)
+        if core.role != "outsider":  # whose members may have been replaced long ago
+            for member in core.members.members:
+                self.transport.insist(member.name, member.uid)
         for member in before.members if before is not None else ():
             if core.members.get(member.name) is None:
                 self.transport.hang_up(member.name, "removed: it hears so when it dials again")
+        self._dial_members(core)
+
+    def _dial_members(self, core: Core) -> None:
+        """An outsider also dials whomever it has heard of, and a member that lags whom a newer
+        configuration names: its leader may have joined since."""
         addresses: dict[str, str | None] = {
             m.address: m.name for m in core.members.members if m.name != self._name
         }
-        if core.role == "outsider":
-            for other in self._acquaintances.everybody():
+        for other in self._acquaintances.everybody():
+            if core.role == "outsider" or other.members_index > core.members_index:
                 addresses |= {row[2]: row[0] for row in other.members if row[0] != self._name}
+        if core.role == "outsider":
             addresses |= self._configured_addresses()
         self.transport.dial(addresses)
 
@@ -179,8 +183,10 @@ class Peering:
         if self._gathering is not None and not self._belongs.is_set():
             self._gathering.meet(other)
             self._consider()
-        elif self.core is not None and self.core.role == "outsider":
-            self._dial_members(self.core)
+        elif (core := self.core) is not None and (
+            core.role == "outsider" or other.members_index > core.members_index
+        ):
+            self._dial_members(core)
 
     def refused(self, address: str, refusal: Refusal) -> None:
         self._metrics.strangers.labels("peer", refusal.code).inc()

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import trio
 
-from cluster.errors import Compacted, Stopping, TremulaError
+from cluster.errors import Compacted, NoLeader, Stopping, TremulaError
 from cluster.protocol import BOOKMARK, ERROR, EVENTS, OK
 from cluster.server.connection import Connection
 from cluster.server.limits import ServerLimits
@@ -27,10 +27,17 @@ AT_ONCE_EVENTS_MAX = 32
 """What the write path may deliver itself: a fraction of a millisecond's work."""
 
 
+LEADERLESS_S = 2.0
+"""So long may a node that knows no leader, or is no member any more, keep a subscription: another
+endpoint may have what it will never hear of. An election is over well before."""
+
+
 class Stream:
     """One subscription of one connection."""
 
-    __slots__ = ("_streams", "connection", "is_silent", "request_id", "subscription")
+    __slots__ = (
+        "_streams", "connection", "is_silent", "leaderless", "request_id", "subscription",
+    )  # fmt: skip
 
     def __init__(
         self, streams: Streams, connection: Connection, request_id: int, subscription: Subscription
@@ -39,6 +46,7 @@ class Stream:
         self.request_id = request_id
         self.subscription = subscription
         self.is_silent = False  # Nothing was sent since the last round of bookmarks.
+        self.leaderless = False  # The node has known no leader since the last look.
         self._streams = streams
 
     def grant(self, credits: int) -> None:
@@ -129,6 +137,7 @@ class Streams:
         """Deliver, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_positions)
+            nursery.start_soon(self._end_leaderless)
             while True:
                 await self._wake.wait()
                 self._wake = trio.Event()
@@ -163,4 +172,15 @@ class Streams:
                 if stream.is_silent and not stream.connection.is_slow:
                     stream.tell_position()
                 stream.is_silent = True
+            self._flush()
+
+    async def _end_leaderless(self) -> None:
+        """Two looks at which nobody leads end a subscription."""
+        while True:
+            await trio.sleep(LEADERLESS_S / 2)
+            is_leaderless = self._node.leader is None
+            for stream in list(self.active):
+                if is_leaderless and stream.leaderless:
+                    stream.finish(NoLeader())
+                stream.leaderless = is_leaderless
             self._flush()

@@ -26,6 +26,19 @@ def test_a_wiped_directory_is_not_added_under_its_old_uid() -> None:
     assert known.candidate("c", None, 10.0 + TURNED_AWAY_S + 1) is None
 
 
+def test_of_two_directories_nobody_is_meant() -> None:
+    """After a power cut the old one's session still stands while the new one is turned away: the
+    old one would never come back. Once the new one has a session it is meant."""
+    known = Acquaintances()
+    known.met(hello("c", "old"))
+    known.turned_away(hello("c", "new"), 10.0)
+    assert known.candidate("c", "old", 11.0) is None
+    known.met(hello("c", "new"))
+    assert known.candidate("c", "new", 11.5) == hello("c", "new")
+    known.met(hello("c", "old"))
+    assert known.candidate("c", "old", 10.0 + TURNED_AWAY_S + 1) == hello("c", "old")
+
+
 def test_names_are_bounded() -> None:
     """Strangers with ever new names push the oldest out and nothing more."""
     known = Acquaintances()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import trio
+import trio.testing
 
 from cluster.server import ServerLimits
+from cluster.server.streams import LEADERLESS_S
 from tests.cluster.served_node import BOOKMARK, ERROR, EVENTS, NO_SESSION, OK, served
 from tests.cluster.waiting import BOUND_S
 
@@ -46,6 +48,24 @@ async def test_credits_bound_what_is_sent() -> None:
         client.send([0, "credit", [2, 100], None])
         _, _, (number, events) = await client.receive()
         assert (number, [event[0] for event in events]) == (4, list(range(4, 11)))
+
+
+async def test_a_node_without_a_leader_lets_its_subscribers_go(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """They go on elsewhere: a node that was removed would never hear of anything again."""
+    async with served() as port:
+        client = await port.open()
+        client.send([1, "subscribe", ["t", "earliest", 10], None])
+        assert (await client.receive())[1] == BOOKMARK
+        port.node.leader = None
+        began = trio.current_time()
+        while (answer := await client.receive())[1] == BOOKMARK:
+            pass
+        assert answer[:2] == [1, ERROR]
+        assert answer[2][1] == "no_leader"
+        assert LEADERLESS_S / 2 <= trio.current_time() - began <= LEADERLESS_S
+        assert port.server.statistics().subscriptions == 0
 
 
 async def test_a_subscription_starts_at_a_time() -> None:
