@@ -21,6 +21,17 @@ class Platter:
         self.voted_for: str | None = None
         self.notes: dict[str, str | int | None] = {}
 
+    @property
+    def last_index(self) -> int:
+        return self.entries[-1].index
+
+    def holds(self, index: int, term: int) -> bool:
+        """Whether the entry is there, or compacted: then the state has it."""
+        position = index - self.entries[0].index
+        if position < 0:
+            return True
+        return position < len(self.entries) and self.entries[position].term == term
+
 
 class SimulatedLog(MemoryTail):
     """Changes gather in `_unsynced` and reach the platter with `commit`, all or none."""

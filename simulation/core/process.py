@@ -236,6 +236,7 @@ class Watched:
         assert process.core is not None, "a dead node applies nothing"
         entry = process.core.log.get(index)
         assert entry is not None, "what is applied is in the log"
+        process.world.checker.applied(process.name, entry)
         process.world.invariants.applies(process, entry)
         process.world.note(process.name, f"apply {index} term {term}")
         return self._state.apply(index, term, command)

@@ -26,10 +26,10 @@ from simulation.core.churn import Churn
 from simulation.core.clients import Client
 from simulation.core.disk import Platter, SimulatedLog
 from simulation.core.faults import CoreFaults, CoreStage
-from simulation.core.invariants import Invariants
 from simulation.core.network import Network
-from simulation.core.process import Process
+from simulation.core.process import EPOCH_MS, Process
 from simulation.faults import draw_strikes
+from simulation.invariants import Invariants
 from simulation.options import Options
 from simulation.story import Event, columns
 from simulation.violation import Violation
@@ -62,10 +62,10 @@ class World:
         self.timing = Timing()
         self.now = 0.0
         self.checker = Checker()
-        self.invariants = Invariants(self)
         self.trace: deque[Event] = deque(maxlen=TRACE_MAX)
         self.hash = hashlib.blake2b(digest_size=16)
         self.platters: dict[str, Platter] = {}  # uid -> disk, of wiped directories as well
+        self.invariants = Invariants(self.platters, lambda: self.now, EPOCH_MS, self.note)
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = 0
         self._members: dict[str, Membership] = {}  # node -> what it last showed
@@ -172,7 +172,8 @@ class World:
             return
         if core.is_leader:
             self.invariants.leads(process)
-        self.invariants.stamps(process)
+        self.invariants.grows(process)
+        self.invariants.stamps(process, process.state.wall_ms, process.state.elapsed_ms)
         if core.members is not self._members.get(process.name):
             self._members[process.name] = core.members
             self.insist(process, core.members)

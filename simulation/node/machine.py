@@ -7,10 +7,11 @@ cancellation reaches its tasks.
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
-from typing import NamedTuple, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, TypeVarTuple
 
 import apsw
 import trio
@@ -29,6 +30,9 @@ from simulation.node.sqlite_disk import SimulatedDisks
 
 EPOCH_MS = 1_700_000_000_000
 PEER_PORT, CLIENT_PORT, HTTP_PORT = 7471, 7470, 7472
+
+if TYPE_CHECKING:
+    from simulation.node.observer import Observer
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -67,6 +71,7 @@ class Site(NamedTuple):
     scheduler: Scheduler
     links: Links
     disks: SimulatedDisks
+    observer: Observer
     folder: Path
     nursery: trio.Nursery
 
@@ -74,7 +79,9 @@ class Site(NamedTuple):
 class Machine:
     """A place for a node: it starts, dies and starts again on the same disk."""
 
-    def __init__(self, name: str, site: Site, founders: list[str], random: Random) -> None:
+    def __init__(
+        self, name: str, site: Site, founders: list[str], random: Random, *, joins: bool = False
+    ) -> None:
         self.name = name
         self.clock_off_ms = 0
         self.registry: Registry | None = None
@@ -84,7 +91,8 @@ class Machine:
         self.problem: Exception | None = None  # that ended the node, unasked
         self.may_fail = False  # its disk has given it a reason to end
         self.lives = 0
-        self.founders = founders  # whom its file names; without any it waits to be added
+        self._founders = founders
+        self._joins = joins  # its file says so, and it waits to be added
         self._site = site
         self._random = random
         self._folder = site.folder / name
@@ -171,6 +179,12 @@ class Machine:
         self._is_wanted = False
         self._stop.set()
 
+    def wipe(self) -> None:
+        """Its disk is lost: what starts here next is a new node, which waits to be added."""
+        assert not self.is_alive, "crash it and wait until it is gone"
+        shutil.rmtree(self._folder / "data", ignore_errors=True)
+        self._joins = True
+
     async def gone(self) -> None:
         """Wait until no node runs here."""
         if self.is_alive:
@@ -190,6 +204,7 @@ class Machine:
         try:
             with self._scope:
                 self.node = Node(config, ports, log)
+                self._site.observer.watch(self)
                 await self.node.run(self._stop)
         except BaseException as problem:
             if not self._dies:  # the dead complain of dead disks
@@ -216,10 +231,15 @@ class Machine:
             self.start()
 
     def _text(self) -> str:
-        peers = ", ".join(f'{{name="{n}", address="{n}:{PEER_PORT}"}}' for n in self.founders)
+        addresses = {name: f"{name}:{PEER_PORT}" for name in self._founders if name != self.name}
+        joins = ", ".join(f'"{address}"' for address in addresses.values())
+        peers = ", ".join(
+            f'{{name="{name}", address="{name}:{PEER_PORT}"}}' for name in self._founders
+        )
+        cluster = f"join = [{joins}]" if self._joins else f"peers = [{peers}]"
         return (
             f'[node]\nname = "{self.name}"\ndata_dir = "data"\n'
-            f"[cluster]\npeers = [{peers}]\n"
+            f"[cluster]\n{cluster}\n"
             f'[listen]\npeer = "{self.name}:{PEER_PORT}"\nclient = "{self.name}:{CLIENT_PORT}"\n'
             f'http = "{self.name}:{HTTP_PORT}"\n[tls]\ninsecure = true\n'
         )

@@ -26,9 +26,11 @@ from simulation.node.determinism import Scheduler
 from simulation.node.faults import NodeFaults, NodeStage
 from simulation.node.links import Links
 from simulation.node.machine import CLIENT_PORT, Machine, Site
+from simulation.node.observer import Observer
 from simulation.node.sqlite_disk import SimulatedDisks
 from simulation.node.workloads import Workload
 from simulation.node.workloads.hooks import Handlers
+from simulation.node.workloads.operator import Operator
 from simulation.node.workloads.registers import Registers
 from simulation.node.workloads.subscribers import Subscribers
 from simulation.options import Options
@@ -67,12 +69,15 @@ class World:
             self.registers,
             *(WORKLOADS[name](self, self._draw()) for name in self.options.workloads),
         ]
+        if self.options.membership_rate:
+            self.workloads.append(Operator(self, self._draw()))
         self.favourite: str | None = None  # the node that most clients ask, while it lives
         self.strikes = draw_strikes(self._draw(), self.options)
         self.stage = NodeStage(self)
         self.faults = NodeFaults(self.stage, self.strikes, kept)
         self.trace: list[str] = []
         self.virtual_s = 0.0
+        self.observer = Observer(note=lambda who, what: self.note(who, what))
         self.site: Site
         self._problem: Exception | None = None
         self._marks = sha256()
@@ -119,21 +124,25 @@ class World:
         ):
             disks.seed(self._draw())
             scheduler = Scheduler()
-            scheduler.run(self.seed, lambda: self._run(Path(folder), disks, scheduler))
+            try:
+                scheduler.run(self.seed, lambda: self._run(Path(folder), disks, scheduler))
+            finally:
+                self.observer.raise_broken()  # where it began tells more than where it ended
 
     async def _run(self, folder: Path, disks: SimulatedDisks, scheduler: Scheduler) -> None:
         async with trio.open_nursery() as nursery:
             links = Links(self._draw(), scheduler, self.options.latency_s)
             links.on_send = self.stage.sends
-            self.site = Site(scheduler, links, disks, folder, nursery)
+            self.site = Site(scheduler, links, disks, self.observer, folder, nursery)
             for name in self.names:
-                self._add(name).start()
+                self.add(name).start()
             self.machines[self.names[0]].clock_off_ms = self.options.clock_skew_ms
             for workload in self.workloads:
                 workload.begin(nursery)
             self.faults.begin()
             await self._safety_phase()
             await self._liveness_phase()
+            self.observer.final()
             self._check()
             self.virtual_s = trio.current_time()
             for machine in self.machines.values():
@@ -143,8 +152,10 @@ class World:
         if self._problem is not None:
             raise self._problem
 
-    def _add(self, name: str) -> Machine:
-        machine = self.machines[name] = Machine(name, self.site, self.names, self._draw())
+    def add(self, name: str, *, joins: bool = False) -> Machine:
+        """A place for one more node, which starts the cluster with the others or joins it."""
+        machine = Machine(name, self.site, self.names, self._draw(), joins=joins)
+        self.machines[name] = machine
         machine.disk.sync_s = self.options.fsync_s
         machine.on_sync = lambda: self.faults.happens(name, "commit", None)
         machine.registry = Registry()
@@ -170,6 +181,7 @@ class World:
 
     def _look_after_nodes(self) -> None:
         """Nodes end by themselves only when their disks gave them a reason."""
+        self.observer.raise_broken()
         for machine in self.machines.values():
             if machine.problem is not None:
                 if not machine.may_fail:
@@ -198,9 +210,10 @@ class World:
     # --- what must hold ---
 
     def _agree(self) -> bool:
-        if not all(machine.has_core for machine in self.machines.values()):
+        members = self.members()
+        if not members or not all(machine.has_core for machine in members):
             return False
-        cores = [machine.core for machine in self.machines.values()]
+        cores = [machine.core for machine in members]
         return (
             len({core.leader for core in cores}) == 1
             and cores[0].leader is not None
@@ -211,7 +224,8 @@ class World:
     def _check(self) -> None:
         digests = {}
         logs: dict[str, list[Event]] = {}
-        for name, machine in self.machines.items():
+        for machine in self.members():
+            name = machine.name
             assert machine.node is not None, "checked when all agree"
             digests[name] = machine.node.machine.digest.hex()
             found = machine.node.read_events(1, 1 << 30, 1 << 40)
@@ -223,10 +237,12 @@ class World:
         for name, events in logs.items():
             if [event.revision for event in events] != list(range(1, len(events) + 1)):
                 raise Violation(f"the log of {name} has a gap or a repetition")
-            if events != logs[self.names[0]]:
-                raise Violation(f"the log of {name} is not that of {self.names[0]}")
+        first, *others = logs
+        for name in others:
+            if logs[name] != logs[first]:
+                raise Violation(f"the log of {name} is not that of {first}")
         for workload in self.workloads:
-            workload.check(logs[self.names[0]])
+            workload.check(logs[first])
 
     # --- for workloads and faults ---
 
@@ -235,9 +251,17 @@ class World:
         leaders = [machine for machine in self.machines.values() if machine.is_leader]
         return max(leaders, key=lambda machine: machine.core.term, default=None)
 
-    def any_node(self) -> Node:
-        """One that is alive; asked when all are."""
-        return next(m.node for m in self.machines.values() if m.node is not None)
+    def members(self) -> list[Machine]:
+        """Those of whom the leader says that they belong to the cluster; none without a leader."""
+        leader = self.leader()
+        if leader is None:
+            return []
+        return [self.machines[member.name] for member in leader.core.members.members]
+
+    def any_node(self) -> Node | None:
+        """One that serves, if there is any."""
+        leader = self.leader()
+        return leader.node if leader is not None else None
 
     def revision(self) -> int:
         """The newest that any node has applied."""
@@ -247,7 +271,7 @@ class World:
         self, number: int, random: Random, *, first: str | None = None
     ) -> AbstractAsyncContextManager[Client]:
         """A production client on a host of its own; it tries the nodes in an order of its own."""
-        names = random.sample(self.names, len(self.names))
+        names = random.sample(list(self.machines), len(self.machines))
         if first is not None:
             names.sort(key=lambda name: name != first)
         return open_client(

@@ -71,6 +71,8 @@ class Handlers:
     def is_done(self) -> bool:
         """Whether the cluster knows that every write was handled."""
         node = self._world.any_node()
+        if node is None:
+            return False
         described = groups.describe(node.machine.connection, GROUP)
         if described is None:
             return False
