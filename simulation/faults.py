@@ -202,6 +202,8 @@ class Faults:
     def part(self, pairs: list[tuple[str, str]], breaks: bool, seconds: float) -> None:
         """Nothing passes within each of these pairs, for so long."""
         stage = self.stage
+        left, right = (" ".join(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1))
+        stage.note(f"nothing passes between {left} and {right}", seconds)
         for a, b in pairs:
             stage.cut(a, b)
             stage.cut(b, a)

@@ -21,8 +21,8 @@ class Stage(Protocol):
 
     def after(self, delay_s: float, action: Callable[[], None]) -> None: ...
 
-    def note(self, what: str) -> None:
-        """Tell the trace of a fault."""
+    def note(self, what: str, seconds: float | None = None) -> None:
+        """Tell the trace of a fault, and how long it will last if that is known."""
 
     def leader(self) -> str | None:
         """The living leader of the newest term."""

@@ -66,8 +66,9 @@ class CoreStage:
     def after(self, delay_s: float, action: Callable[[], None]) -> None:
         self._world.after(delay_s, action)
 
-    def note(self, what: str) -> None:
-        self._world.note("fault", what)
+    def note(self, what: str, seconds: float | None = None) -> None:
+        until_s = None if seconds is None else self.now + seconds
+        self._world.trace.add(self.now, "fault", "fault", what, until_s=until_s)
 
     def leader(self) -> str | None:
         leader = self._world.leader()

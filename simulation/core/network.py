@@ -38,6 +38,7 @@ class Network:
         self._timeline = timeline
         self._random = random
         self.latency = latency
+        self.on_message: Callable[[str, str, Any, float], None] | None = None  # and its arrival
         self.delay_s: dict[Pair, float] = {}  # ordered pair -> what a slow way adds
         self._deliver = deliver
         self._connected = connected
@@ -102,6 +103,8 @@ class Network:
         arrival += self.delay_s.get(direction, 0.0)
         arrival = max(arrival, self._arrival[direction] + 1e-6)
         self._arrival[direction] = arrival
+        if self.on_message is not None:
+            self.on_message(sender, to, message, arrival)
         self._timeline.after(
             arrival - self._timeline.now, lambda: self._arrive(sender, to, number, message)
         )

@@ -7,9 +7,7 @@ elect, apply everything and serve every client within a bounded time.
 
 from __future__ import annotations
 
-import hashlib
 import heapq
-from collections import deque
 from collections.abc import Callable, Collection
 from random import Random
 from typing import Any
@@ -31,12 +29,11 @@ from simulation.core.process import EPOCH_MS, Process
 from simulation.faults import draw_strikes
 from simulation.invariants import Invariants
 from simulation.options import Options
-from simulation.story import Event, columns
+from simulation.trace import Trace, kind_of
 from simulation.violation import Violation
 
 LIVENESS_S = 20.0
 REDIAL_S = 0.05
-TRACE_MAX = 400
 
 
 class World:
@@ -52,6 +49,7 @@ class World:
         options: Options | None = None,
         honest: bool = True,
         kept: Collection[int] | None = None,
+        trace: Trace | None = None,
     ) -> None:
         self.seed = seed
         self.random = Random(seed)
@@ -62,8 +60,7 @@ class World:
         self.timing = Timing()
         self.now = 0.0
         self.checker = Checker()
-        self.trace: deque[Event] = deque(maxlen=TRACE_MAX)
-        self.hash = hashlib.blake2b(digest_size=16)
+        self.trace = trace or Trace()
         self.platters: dict[str, Platter] = {}  # uid -> disk, of wiped directories as well
         self.invariants = Invariants(self.platters, lambda: self.now, EPOCH_MS, self.note)
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -77,6 +74,8 @@ class World:
             self._connected,
             self._disconnected,
         )
+        if self.trace.keeps_messages:
+            self.network.on_message = self._note_message
         names = [f"n{i}" for i in range(1, nodes + 1)]
         self.founders = Membership(Member(n, f"uid-{n}", f"{n}:1", "voter") for n in names)
         self.processes = {n: Process(self, n, f"uid-{n}", self.founders) for n in names}
@@ -104,9 +103,10 @@ class World:
             self.now = max(self.now, time)
 
     def note(self, who: str, what: str) -> None:
-        event = Event(self.now, who, what)
-        self.trace.append(event)
-        self.hash.update(str(event).encode())
+        self.trace.add(self.now, who, kind_of(who, what, who in self.processes), what)
+
+    def _note_message(self, sender: str, to: str, message: Any, arrival: float) -> None:
+        self.trace.add(self.now, sender, "message", message["type"], to, arrival)
 
     # --- nodes ---
 
@@ -259,7 +259,7 @@ class World:
     def seal_operation(self, key: str, value: str) -> bytes:
         return operations.pack(0, 0, "set", [key, value], "sim", None)
 
-    # --- for people ---
+    # --- for reports ---
 
     @property
     def virtual_s(self) -> float:
@@ -274,13 +274,6 @@ class World:
         return self.checker.reads
 
     @property
-    def fingerprint(self) -> str:
-        """Equal for equal runs, in any process."""
-        return self.hash.hexdigest()
-
-    def story(self, events: int) -> list[str]:
-        """What was drawn from the seed, and the last events."""
-        lines = [f"seed {self.seed}, {self.options.nodes} nodes", *self.options.lines()]
-        if events:
-            lines += columns(list(self.trace)[-events:], sorted(self.processes))
-        return lines
+    def names(self) -> list[str]:
+        """Of all nodes that there were."""
+        return sorted(self.processes)

@@ -73,8 +73,9 @@ class NodeStage:
     def after(self, delay_s: float, action: Callable[[], None]) -> None:
         self._world.site.scheduler.after(delay_s, partial(self._world.guard, action))
 
-    def note(self, what: str) -> None:
-        self._world.note("fault", what)
+    def note(self, what: str, seconds: float | None = None) -> None:
+        until_s = None if seconds is None else self.now + seconds
+        self._world.trace.add(self.now, "fault", "fault", what, until_s=until_s)
 
     def leader(self) -> str | None:
         machine = self._world.leader()
@@ -110,7 +111,7 @@ class NodeStage:
     def freeze(self, name: str, seconds: float) -> None:
         self._world.site.scheduler.go_on(name)
         if seconds:
-            self._world.note(name, f"frozen for {seconds} s")
+            self.note(f"{name} is frozen", seconds)
             self._world.site.scheduler.stall(name, seconds)
 
     def when_sent(self, name: str, action: Callable[[], None]) -> None:
@@ -150,7 +151,7 @@ class NodeStage:
         machine.may_fail = True
 
     def wrong_clock(self, off_ms: int) -> None:
-        self._world.machines[self._world.names[0]].clock_off_ms = off_ms
+        self._world.machines[self._world.founders[0]].clock_off_ms = off_ms
 
     # --- requests ---
 
@@ -164,15 +165,19 @@ class NodeStage:
 
     # --- what nodes do ---
 
-    def sends(self, host: str, peer: str, data: bytes) -> None:
+    def sends(self, host: str, peer: str, data: bytes, arrival_s: float) -> None:
         """Bytes leave a host: a moment that an ambush may wait for. HOT."""
-        faults = self._world.faults
-        if not faults.lies_in_wait or host not in self._world.machines:
+        world = self._world
+        if world.trace.keeps_messages:
+            what = _read(data) or f"{len(data)} bytes"
+            world.trace.add(self.now, host, "message", what, peer, arrival_s)
+        if not world.faults.lies_in_wait or host not in world.machines:
             return
-        if peer not in self._world.machines:
-            faults.happens(host, "answer", None)
-            return
-        for what, mark in _ON_THE_WIRE:
-            if mark in data:
-                faults.happens(host, what, peer)
-                return
+        moment = _read(data) if peer in world.machines else "answer"
+        if moment is not None:
+            world.faults.happens(host, moment, peer)
+
+
+def _read(data: bytes) -> str | None:
+    """The type of the first message in what one node sends another."""
+    return next((what for what, mark in _ON_THE_WIRE if mark in data), None)

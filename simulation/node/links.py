@@ -48,7 +48,8 @@ class Links:
         self.cut: set[tuple[str, str]] = set()  # (from, to)
         self.delay_s: dict[tuple[str, str], float] = {}  # slow directions
         self.listening: dict[tuple[str, int], tuple[Handler, trio.Nursery]] = {}
-        self.on_send: Callable[[str, str, bytes], None] | None = None  # from, to, bytes
+        self.on_send: Callable[[str, str, bytes, float], None] | None = None
+        """Told of the sender, the receiver, the bytes and when they arrive, if nothing is cut."""
         self._sessions: dict[SimulatedSession, None] = {}
 
     def at(self, host: str) -> HostNetwork:
@@ -151,9 +152,9 @@ class SimulatedSession:
         if self._is_unknown:
             self._reset(2 * latency_s)
         elif not self.other._dead:
-            self._put(data, latency_s)
+            arrival_s = self._put(data, latency_s)
             if self._links.on_send is not None:
-                self._links.on_send(self.host, self._peer, data)
+                self._links.on_send(self.host, self._peer, data, arrival_s)
 
     async def drain(self) -> None:
         """See `cluster.net.Session`; a cut is drained when it heals."""
@@ -205,11 +206,13 @@ class SimulatedSession:
             return inf
         return self._incoming[0][0]
 
-    def _put(self, data: bytes, latency_s: float) -> None:
+    def _put(self, data: bytes, latency_s: float) -> float:
         queue = self.other._incoming
-        earliest = queue[-1][0] if queue else 0.0
-        queue.append((max(earliest, trio.current_time() + latency_s), data))
+        earliest_s = queue[-1][0] if queue else 0.0
+        arrival_s = max(earliest_s, trio.current_time() + latency_s)
+        queue.append((arrival_s, data))
         self.other.look_again()
+        return arrival_s
 
 
 class _Listening:

@@ -27,6 +27,7 @@ from hooks.registry import Registry
 from simulation.node.determinism import Scheduler
 from simulation.node.links import Links
 from simulation.node.sqlite_disk import SimulatedDisks
+from simulation.trace import Trace
 
 EPOCH_MS = 1_700_000_000_000
 PEER_PORT, CLIENT_PORT, HTTP_PORT = 7471, 7470, 7472
@@ -72,8 +73,24 @@ class Site(NamedTuple):
     links: Links
     disks: SimulatedDisks
     observer: Observer
+    trace: Trace
     folder: Path
     nursery: trio.Nursery
+
+
+class _Log(io.StringIO):
+    """What a node logs is in the trace as well."""
+
+    def __init__(self, name: str, trace: Trace) -> None:
+        super().__init__()
+        self._name = name
+        self._trace = trace
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines():
+            what = line.split(None, 4)[-1]  # behind time, level, node and term
+            self._trace.add(trio.current_time(), self._name, "log", what)
+        return super().write(text)
 
 
 class Machine:
@@ -87,7 +104,7 @@ class Machine:
         self.registry: Registry | None = None
         self.is_alive = False  # a process runs here; it may be about to die or to stop
         self.node: Node | None = None
-        self.log = io.StringIO()
+        self.log = _Log(name, site.trace)
         self.problem: Exception | None = None  # that ended the node, unasked
         self.may_fail = False  # its disk has given it a reason to end
         self.lives = 0
@@ -150,6 +167,7 @@ class Machine:
         ports = SimulatedPorts(self, site, Random(self._random.getrandbits(64)))
         log = NodeLog(self.log, node=self.name, level="info", format="text", wall_ms=ports.wall_ms)
         self.lives += 1
+        site.trace.add(trio.current_time(), self.name, "node", "starts")
         self._scope, self._gone, self._stop = trio.CancelScope(), trio.Event(), trio.Event()
         with site.scheduler.on(self.name):
             site.nursery.start_soon(self._live, load(file, {}), ports, log)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
-from hashlib import sha256
 from pathlib import Path
 from random import Random
 
@@ -34,6 +33,7 @@ from simulation.node.workloads.operator import Operator
 from simulation.node.workloads.registers import Registers
 from simulation.node.workloads.subscribers import Subscribers
 from simulation.options import Options
+from simulation.trace import Trace, kind_of
 from simulation.violation import Violation
 
 RECOVERY_S = 30.0
@@ -56,13 +56,14 @@ class World:
         *,
         options: Options | None = None,
         kept: Collection[int] | None = None,
+        trace: Trace | None = None,
     ) -> None:
         self.seed = seed
         self.random = Random(f"{seed}/{nodes}")
         self.options = options or Options.draw_node(
             self.random, nodes, NodeFaults.KINDS, list(WORKLOADS)
         )
-        self.names = [chr(ord("a") + number) for number in range(nodes)]
+        self.founders = [chr(ord("a") + number) for number in range(nodes)]
         self.machines: dict[str, Machine] = {}
         self.registers = Registers(self, self._draw())
         self.workloads: list[Workload] = [
@@ -75,21 +76,20 @@ class World:
         self.strikes = draw_strikes(self._draw(), self.options)
         self.stage = NodeStage(self)
         self.faults = NodeFaults(self.stage, self.strikes, kept)
-        self.trace: list[str] = []
+        self.trace = trace or Trace()
         self.virtual_s = 0.0
         self.observer = Observer(note=lambda who, what: self.note(who, what))
         self.site: Site
         self._problem: Exception | None = None
-        self._marks = sha256()
 
     def _draw(self) -> Random:
         """A part of the run has its own: what it draws changes nothing for the others."""
         return Random(self.random.getrandbits(64))
 
     @property
-    def fingerprint(self) -> str:
-        """Equal for equal runs, in any process."""
-        return self._marks.hexdigest()
+    def names(self) -> list[str]:
+        """Of all nodes that there were."""
+        return list(self.machines)
 
     @property
     def acknowledged(self) -> int:
@@ -99,20 +99,9 @@ class World:
     def reads(self) -> int:
         return self.registers.count(Kind.READ)
 
-    def story(self, events: int) -> list[str]:
-        """What was drawn, the last events, and what each node logged last."""
-        lines = [f"seed {self.seed}, {len(self.names)} whole nodes", *self.options.lines()]
-        if events:
-            lines += self.trace[-events:]
-            for machine in self.machines.values():
-                lines += machine.log.getvalue().splitlines()[-events // len(self.names) :]
-        return lines
-
     def note(self, who: str, what: str) -> None:
-        line = f"{trio.current_time():10.6f} {who:8} {what}"
-        self.trace.append(line)
         self.virtual_s = trio.current_time()
-        self._marks.update(line.encode())
+        self.trace.add(self.virtual_s, who, kind_of(who, what, who in self.machines), what)
 
     # --- the run ---
 
@@ -133,18 +122,11 @@ class World:
         async with trio.open_nursery() as nursery:
             links = Links(self._draw(), scheduler, self.options.latency_s)
             links.on_send = self.stage.sends
-            self.site = Site(scheduler, links, disks, self.observer, folder, nursery)
-            for name in self.names:
-                self.add(name).start()
-            self.machines[self.names[0]].clock_off_ms = self.options.clock_skew_ms
-            for workload in self.workloads:
-                workload.begin(nursery)
-            self.faults.begin()
-            await self._safety_phase()
-            await self._liveness_phase()
-            self.observer.final()
-            self._check()
-            self.virtual_s = trio.current_time()
+            self.site = Site(scheduler, links, disks, self.observer, self.trace, folder, nursery)
+            try:
+                await self._play()
+            finally:
+                self.trace.is_over = True
             for machine in self.machines.values():
                 machine.crash()
                 await machine.gone()
@@ -152,9 +134,22 @@ class World:
         if self._problem is not None:
             raise self._problem
 
+    async def _play(self) -> None:
+        for name in self.founders:
+            self.add(name).start()
+        self.machines[self.founders[0]].clock_off_ms = self.options.clock_skew_ms
+        for workload in self.workloads:
+            workload.begin(self.site.nursery)
+        self.faults.begin()
+        await self._safety_phase()
+        await self._liveness_phase()
+        self.observer.final()
+        self._check()
+        self.virtual_s = trio.current_time()
+
     def add(self, name: str, *, joins: bool = False) -> Machine:
         """A place for one more node, which starts the cluster with the others or joins it."""
-        machine = Machine(name, self.site, self.names, self._draw(), joins=joins)
+        machine = Machine(name, self.site, self.founders, self._draw(), joins=joins)
         self.machines[name] = machine
         machine.disk.sync_s = self.options.fsync_s
         machine.on_sync = lambda: self.faults.happens(name, "commit", None)
