@@ -51,6 +51,7 @@ class Scheduler(trio.abc.Instrument):
         self._ahead_s = 0.0  # of virtual time, in the step in progress
         self._clock = MockClock(autojump_threshold=0)
         self._clock.current_time = self._now  # type: ignore[method-assign]
+        self._clock._autojump = self._jump  # type: ignore[method-assign]
         self._queue = _RunQueue()
         self._until: dict[str, float] = {}  # host -> when its stall ends
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -59,6 +60,12 @@ class Scheduler(trio.abc.Instrument):
 
     def _now(self) -> float:
         return self._clock._virtual_base + self._ahead_s
+
+    def _jump(self) -> None:
+        """To the next deadline, without trio's statistics of everything."""
+        seconds = trio_run.GLOBAL_RUN_CONTEXT.runner.deadlines.next_deadline() - self._now()
+        if 0 < seconds < float("inf"):
+            self._clock.jump(seconds)
 
     def run(self, seed: int, main: Callable[[], Awaitable[T]]) -> T:
         """Run `main` on a clock that jumps to the next deadline as soon as every task waits."""

@@ -6,15 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import trio
 
 from simulation.ambush import MOMENTS
 from simulation.faults import Faults
-
-if TYPE_CHECKING:
-    from simulation.node.world import World
+from simulation.node.machine import Machine, Site
+from simulation.options import Options
+from simulation.trace import Trace
 
 _ON_THE_WIRE = [(what, b"\xa4type" + _packed) for whats in MOMENTS.values() for what in whats
                 for _packed in [bytes([0xA0 | len(what)]) + what.encode()]]  # fmt: skip
@@ -29,6 +29,7 @@ class NodeFaults(Faults):
     def heal_all(self) -> None:
         for name in self.stage.names:
             self.stage.full_disk(name, False)
+            self.stage.failing_sync(name, False)
         super().heal_all()
 
     def _stop(self, random: Random, victim: str) -> None:
@@ -52,14 +53,36 @@ class NodeFaults(Faults):
 
     def _failing_sync(self, random: Random, victim: str) -> None:
         """A sync fails: nothing that was to be synced may be believed in (fsyncgate)."""
-        self.stage.failing_sync(victim)
+        self.stage.failing_sync(victim, True)
         self.later(2.0, partial(self.stage.start, victim))
+
+
+class Hosts(Protocol):
+    """What the stage needs of the world that it is part of."""
+
+    site: Site
+    machines: dict[str, Machine]
+    options: Options
+    founders: list[str]
+    favourite: str | None  # the node that most clients ask
+    trace: Trace
+
+    @property
+    def faults(self) -> Faults: ...
+
+    def note(self, who: str, what: str) -> None: ...
+
+    def guard(self, action: Callable[[], None]) -> None:
+        """Do what belongs to no task; what it raises ends the run."""
+
+    def leader(self) -> Machine | None:
+        """The living leader of the newest term."""
 
 
 class NodeStage:
     """Implements `simulation.stage.Stage`."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Hosts) -> None:
         self._world = world
 
     @property
@@ -144,11 +167,11 @@ class NodeStage:
         machine.disk.full = is_full
         machine.may_fail = machine.may_fail or is_full
 
-    def failing_sync(self, name: str) -> None:
-        """Its next sync fails."""
+    def failing_sync(self, name: str, fails: bool) -> None:
+        """Its next sync fails, or does not."""
         machine = self._world.machines[name]
-        machine.disk.sync_fails = "once"
-        machine.may_fail = True
+        machine.disk.sync_fails = "once" if fails else "never"
+        machine.may_fail = machine.may_fail or fails
 
     def wrong_clock(self, off_ms: int) -> None:
         self._world.machines[self._world.founders[0]].clock_off_ms = off_ms
@@ -169,7 +192,7 @@ class NodeStage:
         """Bytes leave a host: a moment that an ambush may wait for. HOT."""
         world = self._world
         if world.trace.keeps_messages:
-            what = _read(data) or f"{len(data)} bytes"
+            what = _read(data) or f"bytes {len(data)}"
             world.trace.add(self.now, host, "message", what, peer, arrival_s)
         if not world.faults.lies_in_wait or host not in world.machines:
             return

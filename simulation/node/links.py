@@ -110,6 +110,7 @@ class SimulatedSession:
         self._reset_at = inf  # the host of the other end says then that it knows of no session
         self._is_unknown = False  # to that host
         self._incoming: deque[tuple[float, bytes]] = deque()
+        self._looks_at = 0.0
         self._news = trio.Event()
 
     @property
@@ -126,20 +127,21 @@ class SimulatedSession:
     async def receive(self) -> bytes:
         """See `cluster.net.Session`."""
         while not self.closed:
-            due = self._due()
-            if self._reset_at <= trio.current_time():
+            now = trio.current_time()
+            if self._reset_at <= now:
                 self.close_reason = "connection reset"
                 self._links.forget(self)
-            elif due <= trio.current_time():
+            elif self._due() <= now:
                 _, data = self._incoming.popleft()
+                if self._incoming:
+                    self.look_again()
                 await trio.lowlevel.checkpoint()
                 if data == _END:
                     self.close_reason = self.close_reason or "closed by the peer"
                     self._links.forget(self)
                 return data if not self.closed else b""
             else:
-                with trio.move_on_at(min(due, self._reset_at)):
-                    await self._news.wait()
+                await self._news.wait()
                 self._news = trio.Event()
         await trio.lowlevel.checkpoint()
         return b""
@@ -198,8 +200,14 @@ class SimulatedSession:
         self.look_again()
 
     def look_again(self) -> None:
-        """Something about the way here has changed."""
-        self._news.set()
+        """Something about the way here has changed: whoever receives looks when it matters."""
+        due = min(self._due(), self._reset_at)
+        now = trio.current_time()
+        if due <= now or self.closed:
+            self._news.set()
+        elif due < self._looks_at or self._looks_at <= now:
+            self._looks_at = due
+            self._links.scheduler.after(due - now, self.look_again)
 
     def _due(self) -> float:
         if self._dead or not self._incoming or (self._peer, self.host) in self._links.cut:
