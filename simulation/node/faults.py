@@ -22,7 +22,7 @@ _ON_THE_WIRE = [(what, b"\xa4type" + _packed) for whats in MOMENTS.values() for 
 
 
 class NodeFaults(Faults):
-    KINDS = (*Faults.KINDS, "stop", "rolling", "full_disk", "failing_sync")
+    KINDS = (*Faults.KINDS, "stop", "rolling", "full_disk", "failing_sync", "rot", "drift")
 
     stage: NodeStage
 
@@ -56,6 +56,17 @@ class NodeFaults(Faults):
         self.stage.failing_sync(victim, True)
         self.later(2.0, partial(self.stage.start, victim))
 
+    def _rot(self, random: Random, victim: str) -> None:
+        """A byte on a disk changes while its node is down. One disk at a time: with two of three
+        gone a cluster could not be helped."""
+        if self.stage.can_miss(victim):
+            self.stage.rot(victim, random)
+            self.restart_later(random, victim)
+
+    def _drift(self, random: Random, victim: str) -> None:
+        """The one wrong clock runs fast or slow from now on."""
+        self.stage.drift(random.choice([-500.0, -1.0, 1.0, 500.0]))
+
 
 class Hosts(Protocol):
     """What the stage needs of the world that it is part of."""
@@ -66,6 +77,7 @@ class Hosts(Protocol):
     founders: list[str]
     favourite: str | None  # the node that most clients ask
     trace: Trace
+    is_operated: bool  # its members are being changed
 
     @property
     def faults(self) -> Faults: ...
@@ -172,6 +184,23 @@ class NodeStage:
         machine = self._world.machines[name]
         machine.disk.sync_fails = "once" if fails else "never"
         machine.may_fail = machine.may_fail or fails
+
+    def can_miss(self, name: str) -> bool:
+        """Whether the disk of a voter can be lost now."""
+        machines, leader = self._world.machines, self._world.leader()
+        if leader is None or any(machine.is_rotten for machine in machines.values()):
+            return False
+        voters = leader.core.members.voters
+        return name in voters and len(voters) >= 3 and not self._world.is_operated
+
+    def rot(self, name: str, random: Random) -> None:
+        """It dies, and one byte on its disk changes."""
+        self._world.note(name, "kill -9, and a byte on its disk rots")
+        self._world.machines[name].rot(random)
+
+    def drift(self, ms_per_s: float) -> None:
+        """How fast the one wrong clock moves away from the time."""
+        self._world.machines[self._world.founders[0]].clock_drift_ms_per_s = ms_per_s
 
     def wrong_clock(self, off_ms: int) -> None:
         self._world.machines[self._world.founders[0]].clock_off_ms = off_ms

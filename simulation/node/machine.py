@@ -57,7 +57,9 @@ class SimulatedPorts:
         self._scheduler = site.scheduler
 
     def wall_ms(self) -> int:
-        return EPOCH_MS + int(trio.current_time() * 1000) + self._machine.clock_off_ms
+        machine, now = self._machine, trio.current_time()
+        drifted_ms = int(machine.clock_drift_ms_per_s * now)
+        return EPOCH_MS + int(now * 1000) + machine.clock_off_ms + drifted_ms
 
     async def _aside(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
         """A worker thread: what it waits for its disk holds up nobody else."""
@@ -101,12 +103,15 @@ class Machine:
     ) -> None:
         self.name = name
         self.clock_off_ms = 0
+        self.clock_drift_ms_per_s = 0.0
         self.registry: Registry | None = None
         self.is_alive = False  # a process runs here; it may be about to die or to stop
         self.node: Node | None = None
         self.log = _Log(name, site.trace)
         self.problem: Exception | None = None  # that ended the node, unasked
         self.may_fail = False  # its disk has given it a reason to end
+        self.is_rotten = False  # a byte on its disk is not what was written
+        self._rot: Random | None = None
         self.lives = 0
         self._founders = founders
         self._joins = joins  # its file says so, and it waits to be added
@@ -197,11 +202,18 @@ class Machine:
         self._is_wanted = False
         self._stop.set()
 
+    def rot(self, random: Random) -> None:
+        """It dies, and when it starts again a byte on its disk has changed."""
+        self.may_fail = self.is_rotten = True
+        self._rot = random
+        self.crash()
+
     def wipe(self) -> None:
         """Its disk is lost: what starts here next is a new node, which waits to be added."""
         assert not self.is_alive, "crash it and wait until it is gone"
         shutil.rmtree(self._folder / "data", ignore_errors=True)
         self._joins = True
+        self.is_rotten = False
 
     async def gone(self) -> None:
         """Wait until no node runs here."""
@@ -240,6 +252,9 @@ class Machine:
         self.disk.kill()
         if self._loses_power:
             self.disk.lose_power()
+        if self._rot is not None:
+            self.disk.flip(self._rot)
+        self._rot = None
         self._loses_power = False
         self._calls_left = None
         self.node = None

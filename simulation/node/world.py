@@ -74,7 +74,8 @@ class World:
             self.registers,
             *(WORKLOADS[name](self, self._draw()) for name in self.options.workloads),
         ]
-        if self.options.membership_rate:
+        self.is_operated = False
+        if self.options.membership_rate or "rot" in self.options.faults:
             self.workloads.append(Operator(self, self._draw()))
         self.favourite: str | None = None  # the node that most clients ask, while it lives
         self.strikes = draw_strikes(self._draw(), self.options)

@@ -67,6 +67,7 @@ class Run:
         self.observer = Observer(note=self.note)  # our own promises, held all along
         self.faults = NodeFaults(self.stage, [])
         self.favourite: str | None = None
+        self.is_operated = False
         self.log: list[Event] = []  # as far as any node has applied it
         self.deaths: list[tuple[str, float]] = []  # of nodes, without their orderly ends
         self.problem: BaseException | None = None

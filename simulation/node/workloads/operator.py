@@ -26,6 +26,8 @@ PATIENCE_MS = 2_000
 AGAIN_S = 0.2
 CATCH_UP_TRIES = 25
 NEW_NODES_MAX = 2
+LOOKS_PER_S = 0.3
+"""How often an operator looks after disks, at least."""
 DONE_ALREADY = ("member_exists", "unknown_member", "member_votes")
 """An earlier attempt, whose answer was lost, has done it."""
 
@@ -56,13 +58,23 @@ class Operator:
         """The members that are left have one state, as every run checks."""
 
     async def _run(self) -> None:
-        rate = self._world.options.membership_rate
+        world, random = self._world, self._random
+        rate = max(world.options.membership_rate, LOOKS_PER_S)
         while True:
-            await trio.sleep(min(self._random.expovariate(rate), 3.0))
-            if self._stopping:
+            await trio.sleep(min(random.expovariate(rate), 3.0))
+            rotten = [machine for machine in world.machines.values() if machine.is_rotten]
+            if self._stopping and not rotten:
                 break
-            async with self._world.open_client(NUMBER, self._random) as client:
-                await self._act(client)
+            ended = [m.name for m in rotten if self._stopping or not m.is_up]
+            if world.leader() is None:
+                continue
+            world.is_operated = True
+            async with world.open_client(NUMBER, random) as client:
+                if ended:
+                    await self._replace(client, ended[0])
+                elif not rotten and world.options.membership_rate:
+                    await self._act(client)
+            world.is_operated = False
         self._is_done = True
 
     async def _act(self, client: Client) -> None:
