@@ -36,7 +36,7 @@ from cluster.nodemetrics import publish_metrics, publish_strangers
 from cluster.peering import Peering
 from cluster.raft.clock import ClusterClock
 from cluster.raft.consensus import Timing
-from cluster.raft.core import Bounds, Core
+from cluster.raft.core import CLOCK_NOTE, Bounds, Core
 from cluster.raft.driver import Driver
 from cluster.raft.engine import Engine
 from cluster.raft.membership import Membership
@@ -212,13 +212,15 @@ class Node:
         self, raft_log: SqliteLog, storage: Storage, mark: Callable[[int, int], None]
     ) -> Engine:
         raft = self.config.raft
+        noted = raft_log.noted(CLOCK_NOTE)
+        remembered_ms = noted if isinstance(noted, int) else None
         core = Core(
             name=self.name,
             uid=self.directory.identity.uid,
             log=raft_log,
             applied_index=storage.machine.applied_index,
             members=Membership.decode(storage.machine.members),
-            clock=ClusterClock(self.name, self._ports.wall_ms),
+            clock=ClusterClock(self.name, self._ports.wall_ms, remembered_ms),
             random=self._ports.random,
             timing=Timing(
                 raft.heartbeat_ms / 1000,

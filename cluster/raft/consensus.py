@@ -350,10 +350,14 @@ class Consensus(SyncObj):  # type: ignore[misc]
         current = (message["last_log_term"], message["last_log_index"]) >= (last.term, last.index)
         granted = message["term"] > self.term and current and not self._leader_is_alive(now)
         reply = {"type": "pre_vote_reply", "term": self.term, "for": message["term"]}
-        self._send(sender, {**reply, "granted": granted, "wall": self.clock.own_wall_ms()})
+        self._send(sender, {**reply, "granted": granted, **self._clock_shows()})
+
+    def _clock_shows(self) -> Message:
+        """What a voter tells a candidate: its own wall clock, and its claim of the stamped one."""
+        return {"wall": self.clock.own_wall_ms(), "shown": self.clock.claim(Now.value)}
 
     def _receive_pre_vote_reply(self, now: float, sender: str, message: Message) -> None:
-        self.clock.observe(sender, message["wall"], now)
+        self.clock.observe(sender, message["wall"], now, message.get("shown"))
         if message["term"] > self.term:
             self._adopt_term(now, message["term"])
         elif self._pre_votes is None or message["for"] != self.term + 1 or self.is_leader:
@@ -376,7 +380,7 @@ class Consensus(SyncObj):  # type: ignore[misc]
 
     def _receive_response_vote(self, now: float, sender: str, message: Message) -> None:
         # a vote counts once, from a voter, for this term
-        self.clock.observe(sender, message["wall"], now)
+        self.clock.observe(sender, message["wall"], now, message.get("shown"))
         counted = self._votes.get(sender) == message["term"]
         if message["term"] == self.term and sender in self.members.voters and not counted:
             self._votes[sender] = self.term
@@ -537,7 +541,7 @@ class Consensus(SyncObj):  # type: ignore[misc]
         if message["type"] == "request_vote":
             message["transfer"] = self._transfer_election
         elif message["type"] == "response_vote":
-            message["wall"] = self.clock.own_wall_ms()
+            message.update(self._clock_shows())
         self._late.append((to, message))
 
     def _checkCommandsToApply(self) -> None:

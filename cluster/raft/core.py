@@ -33,6 +33,10 @@ UNAPPLIED_ENTRIES_MAX = 512
 """With so many entries on their way the leader appends no more; proposals wait and gather."""
 TICK_BYTES_MAX = 4 << 20
 """After so many bytes the leader appends no more in this tick: one fsync has to take them."""
+REMEMBER_EVERY_S = 1.0
+"""How often a node looks whether its wall clock moved against the stamped one."""
+CLOCK_NOTE = "clock_ms"
+"""Where the log keeps the difference for the next process (clock.py)."""
 STALL_REMEMBERED_S = 10.0
 """How long peers are patient after a slow fsync."""
 
@@ -63,6 +67,7 @@ class Core(Leading):
         self._term_started_at = 0
         self._membership_index = 0
         self._stall_until = now
+        self._remembered_at = now
         self._handlers = {
             "append_entries": self._receive_append_entries,
             "append_reply": self._receive_append_reply,
@@ -199,7 +204,7 @@ class Core(Leading):
         if not self.proposals.pending:
             return False
         if self.is_leader:
-            return self._transfer is None and self._room_for_entries()
+            return self._may_append()
         return self._reachable_leader() is not None
 
     def set_stamp_floor(self, wall_ms: int, elapsed_ms: int) -> None:
@@ -223,6 +228,11 @@ class Core(Leading):
         self._enter(now)
         if now > self._stall_until:
             self._stall = 0.0
+        if now > self._remembered_at + REMEMBER_EVERY_S:
+            self._remembered_at = now
+            offset_ms = self.clock.to_remember(now)
+            if offset_ms is not None:
+                self.log.note(CLOCK_NOTE, offset_ms)
         if self.is_leader:
             self.clock.tick(now)
         elif self._election_deadline <= now:
@@ -242,7 +252,7 @@ class Core(Leading):
         pending = self.proposals.pending
         if self.is_leader:
             enough = self.proposals.pending_bytes - TICK_BYTES_MAX
-            while pending and self._transfer is None and self._room_for_entries():
+            while pending and self._may_append():
                 self._append_entry(self._take_proposals())
                 if self.proposals.pending_bytes <= enough:
                     break
@@ -260,8 +270,12 @@ class Core(Leading):
         """The leader, if this node has a session with it."""
         return self.leader if self.leader is not None and self._connected.get(self.leader) else None
 
-    def _room_for_entries(self) -> bool:
-        return self.log.last.index - self.applied_index < UNAPPLIED_ENTRIES_MAX
+    def _may_append(self) -> bool:
+        return (
+            self._transfer is None
+            and self.log.last.index - self.applied_index < UNAPPLIED_ENTRIES_MAX
+            and self.clock.is_settled(self._now, self.members.voters)
+        )
 
     def _append_entry(self, proposals: list[Proposal]) -> None:
         wall, elapsed = self.clock.stamp(self._now, self.members.voters)

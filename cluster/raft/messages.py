@@ -101,6 +101,17 @@ def _answers(message: Message) -> bool:
     return bool(0 <= message["stall"] <= STALL_MAX_S)
 
 
+def _claims(message: Message) -> bool:
+    shown = message.get("shown")
+    return shown is None or (
+        isinstance(shown, list)
+        and len(shown) == 2
+        and type(shown[0]) is int
+        and 0 <= shown[0] < NUMBER_MAX
+        and isinstance(shown[1], bool)
+    )
+
+
 def _forwards(message: Message) -> bool:
     return all(isinstance(payload, bytes) for payload in message["payloads"])
 
@@ -129,6 +140,8 @@ def _is_result(message: Message) -> bool:
 _MORE: dict[str, Callable[[Message], bool]] = {
     "append_entries": _appends,
     "append_reply": _answers,
+    "response_vote": _claims,
+    "pre_vote_reply": _claims,
     "forward": _forwards,
     "forward_reply": _places,
     "admin_reply": _is_result,

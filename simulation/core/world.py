@@ -16,7 +16,7 @@ from cluster import operations
 from cluster.raft import peers
 from cluster.raft.clock import ClusterClock
 from cluster.raft.consensus import Timing
-from cluster.raft.core import Core
+from cluster.raft.core import CLOCK_NOTE, Core
 from cluster.raft.driver import Driver
 from cluster.raft.membership import Member, Membership
 from simulation.core.checkers import Checker
@@ -118,7 +118,10 @@ class World:
         )
 
     def make_clock(self, process: Process) -> ClusterClock:
-        return ClusterClock(process.name, process.wall_ms)
+        noted = process.platter.notes.get(CLOCK_NOTE)
+        return ClusterClock(
+            process.name, process.wall_ms, noted if isinstance(noted, int) else None
+        )
 
     def fsync_honest(self) -> bool:
         return self.honest or self.random.random() < 0.5

@@ -153,7 +153,7 @@ class IdsStartAnew(Core):
 
 
 class _OwnClock(ClusterClock):
-    def _median(self, now: float, voters: Sequence[str]) -> float | None:
+    def _median(self, now: float, voters: Sequence[str], clock: object) -> float | None:
         return self._wall_ms()
 
 
