@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from cluster.errors import LeaderChanged, NoLeader, Rejected, TremulaError, from_wire
+from cluster.errors import LeaderChanged, NoLeader, NotLeader, Rejected, TremulaError, from_wire
 from cluster.raft.core import Core
 from cluster.raft.peers import Hello
 from cluster.raft.stock import Message
@@ -77,6 +77,7 @@ class Administration:
 
     def _perform(self, request: str, name: str | None, address: str, done: Done) -> None:
         core = self._core
+        done = self._sure(done)
         if request == "add":
             self._add(name or "", address, done)
         elif request == "promote":
@@ -88,6 +89,24 @@ class Administration:
         else:
             done(Rejected("unknown_operation", f"no such change: {request!r}"))
         self._wake()
+
+    def _sure(self, done: Done) -> Done:
+        """A refusal is definite: who refuses by what it knows of the members must still lead."""
+        core, term = self._core, self._core.term
+
+        def answer(result: object) -> None:
+            if not isinstance(result, Rejected):
+                done(result)
+                return
+
+            def confirmed(error: object) -> None:
+                leads = error is None and core.is_leader and core.term == term
+                done(result if leads else NotLeader(core.leader))
+
+            core.read(confirmed)
+            self._wake()
+
+        return answer
 
     def _add(self, name: str, address: str, done: Done) -> None:
         """A learner must have contacted the leader: that is how its uid is known."""

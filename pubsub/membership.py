@@ -43,6 +43,7 @@ def join(apply: Apply, group: Any, member: Any, ttl_ms: Any) -> int | Rejection:
     if deadline_ms is not None and deadline_ms <= apply.elapsed_ms:
         # The session is over though nobody has cleared it away: it must not come back to life.
         _leave_groups(apply, member, _groups_of(apply.connection, member))
+        row = tables.load_group(apply.connection, group) or row  # leaving hands out tokens
     others = _members(apply.connection, row.id)
     if member not in others and len(others) >= MEMBERS_MAX:
         return Rejection("limit_exceeded", f"a group has at most {MEMBERS_MAX} members")

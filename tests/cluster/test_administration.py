@@ -84,6 +84,20 @@ def test_a_member_is_added_promoted_and_removed(at: str) -> None:
     assert offices.woken[0] == "a"
 
 
+def test_a_leader_that_is_cut_off_refuses_nothing_for_certain() -> None:
+    """What it knows of the members may be old: the others may have added the one that it lacks."""
+    offices = Offices()
+    answers = offices.ask("a", "remove", "x")
+    assert answers == []  # not before a majority has confirmed that it leads
+    offices.deliver()
+    assert isinstance(answers[0], Rejected)
+    offices.nodes.isolate("a")
+    answers = offices.ask("a", "remove", "x")
+    offices.nodes.pass_time(3 * Timing().election_max)
+    assert len(answers) == 1
+    assert isinstance(answers[0], NotLeader)
+
+
 def test_an_address_that_is_given_wins() -> None:
     """Else it is what the node said of itself."""
     offices = Offices(outsiders="de")

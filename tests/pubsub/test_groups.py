@@ -256,6 +256,22 @@ def test_a_session_past_its_deadline_is_over(machine: SmallMachine) -> None:
     assert [a.token for a in owned(machine, "a")] == [5, 6, 7, 8]
 
 
+def test_tokens_only_rise_when_a_session_that_was_over_joins(machine: SmallMachine) -> None:
+    """It leaves first, which hands tokens to others: the newest of the group is kept."""
+    machine.do(groups.join, "g", "a", TTL)
+    machine.do(groups.join, "g", "b", 2 * TTL)
+    releasing = [a for a in groups.assignments(machine.connection, "a") if a.releasing]
+    released = [[a.partition, a.token, a.floor, [], True, 0, []] for a in releasing]
+    machine.do(groups.checkpoint, "g", "a", released, [])
+    machine.elapsed_ms = TTL
+    machine.do(groups.join, "g", "a", TTL)
+    described = groups.describe(machine.connection, "g")
+    assert described is not None
+    handed_out = max(partition["token"] for partition in described["partitions"])
+    newest: Any = machine.connection.execute("SELECT token FROM consumer_groups").get
+    assert newest >= handed_out
+
+
 def test_joining_again_fences_the_former_run(machine: SmallMachine) -> None:
     """A process that restarts under its name keeps its partitions under new tokens."""
     machine.do(groups.join, "g", "a", TTL)
