@@ -7,21 +7,22 @@
 * `elapsed_ms` for sessions and backoff: advances only while there is a leader, so that a pause
   without one expires nobody. A stall of the leader's own process counts at most STALL_MAX_S.
 
-A new leader goes on where the wall clock of the leaders before it would be now. Whoever has heard a
-leader since it was started knows that by its monotonic clock. After a restart of all there are only
-wall clocks, which may be wrong: but each node remembers how far its own was from the stamped one, and
-of what they claim the median counts. Where nobody has a claim, before the first election of a
-cluster, the wall clocks themselves are believed, and nothing is placed in the log before all of them
-are known or SETTLE_S is over.
+A new leader goes on where the wall clock of the leaders before it would be now. Whoever has heard
+a leader since it was started knows that by its monotonic clock. After a restart of all there are
+only wall clocks, which may be wrong: but each node remembers how far its own was from the stamped
+one, and of what they claim the median counts. Where nobody has a claim, before the first election
+of a cluster, the wall clocks themselves are believed, and nothing is placed in the log before all
+of them are known or SETTLE_S is over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-Claim = tuple[int, bool]
-"""What the stamped clock shows now, and whether it was followed to here without a break."""
+Claim = tuple[int, int]
+"""What the stamped clock shows now, and in which term its leader was followed; 0: it is only
+remembered. The newest leader's clock is the one that counts, also where it is behind an older's."""
 
 SLEW_MAX = 1.1
 """How fast the stamped wall clock may run while catching up, in multiples of real time: a key that
@@ -49,7 +50,7 @@ class ClusterClock:
         self._wall_ms = wall_ms
         self._remembered = remembered_ms  # the stamped clock minus our wall clock
         self._offsets: dict[str, float] = {}  # voter -> its wall clock minus our monotonic one
-        self._claims: dict[str, tuple[float, bool]] = {}  # voter -> its claim, likewise
+        self._claims: dict[str, tuple[int, float]] = {}  # voter -> term, and its claim likewise
         self._wall = 0.0
         self._elapsed = 0.0
         self._ticked_at = 0.0
@@ -57,6 +58,7 @@ class ClusterClock:
         self._led_at = 0.0
         self._settled = False
         self._followed: float | None = None  # the stamped clock minus our monotonic one
+        self._followed_term = 0
 
     def own_wall_ms(self) -> int:
         """This machine's wall clock: what a voter reports to its leader."""
@@ -65,9 +67,9 @@ class ClusterClock:
     def claim(self, now: float) -> Claim | None:
         """What this node can say of the stamped clock, to a candidate."""
         if self._followed is not None:
-            return int(self._followed + now * 1000.0), True
+            return int(self._followed + now * 1000.0), self._followed_term
         if self._remembered is not None:
-            return self._wall_ms() + self._remembered - REMEMBERED_MS, False
+            return self._wall_ms() + self._remembered - REMEMBERED_MS, 0
         return None
 
     def to_remember(self, now: float) -> int | None:
@@ -80,20 +82,21 @@ class ClusterClock:
         self._remembered = offset_ms
         return offset_ms
 
-    def lead(self, now: float, wall_floor_ms: int, elapsed_floor_ms: int) -> None:
-        """Start to stamp: not before the newest stamp in the log, nor before the clock that this
-        node or a voter has followed."""
-        followed = [claim for claim, is_sure in self._claims.values() if is_sure]
-        if self._followed is not None:
-            followed.append(self._followed)
-        self._wall = max(float(wall_floor_ms), *(base + now * 1000.0 for base in followed), 0.0)
+    def lead(self, now: float, term: int, wall_floor_ms: int, elapsed_floor_ms: int) -> None:
+        """Start to stamp: not before the newest stamp in the log, and where the clock would be that
+        this node or a voter has followed last."""
+        own = [] if self._followed is None else [(self._followed_term, self._followed)]
+        followed = _newest([*self._claims.values(), *own], now)
+        self._wall = max(float(wall_floor_ms), followed or 0.0)
         self._elapsed = float(elapsed_floor_ms)
         self._ticked_at = self._stamped_at = self._led_at = now
-        self._settled = bool(followed)
+        self._settled = followed is not None
+        self._followed_term = term
 
-    def follow(self, wall_ms: int, now: float) -> None:
+    def follow(self, wall_ms: int, now: float, term: int) -> None:
         """The leader says what its stamped clock shows now."""
         self._followed = wall_ms - now * 1000.0  # one that came late is low, which is safe
+        self._followed_term = term
 
     def shown(self, now: float) -> int:
         """What the stamped clock shows, as far as it can be told without the voters."""
@@ -104,7 +107,8 @@ class ClusterClock:
         monotonic clock: a jump of our own wall clock must not move the others'."""
         self._offsets[peer] = _nearer(self._offsets.get(peer), wall_ms - now * 1000.0)
         if claim is not None:
-            self._claims[peer] = (claim[0] - now * 1000.0, claim[1])
+            shown_ms, term = claim
+            self._claims[peer] = (term, shown_ms - now * 1000.0)
 
     def tick(self, now: float) -> None:
         self._elapsed += min(max(now - self._ticked_at, 0.0), STALL_MAX_S) * 1000.0
@@ -115,10 +119,13 @@ class ClusterClock:
         if not self._settled and now > self._led_at + SETTLE_S:
             self._settled = True
         elif not self._settled:
-            target = self._median(now, voters, self._claimed)
+            followed = _newest(self._claims.values(), now)
+            target = followed or self._median(now, voters, self._claimed)
             passed_ms = self._pass(now)
             self._wall = self._wall + passed_ms if target is None else max(self._wall, target)
-            self._settled = all(v in self._offsets or v == self._name for v in voters)
+            self._settled = followed is not None or all(
+                voter in self._offsets or voter == self._name for voter in voters
+            )
         return self._settled
 
     def stamp(self, now: float, voters: Sequence[str]) -> tuple[int, int]:
@@ -166,8 +173,14 @@ class ClusterClock:
         if voter == self._name and self._remembered is not None:
             return self._wall_ms() + self._remembered - REMEMBERED_MS
         if voter in self._claims:
-            return self._claims[voter][0] + now * 1000.0
+            return self._claims[voter][1] + now * 1000.0
         return self._voters_wall(voter, now)
+
+
+def _newest(claims: Iterable[tuple[int, float]], now: float) -> float | None:
+    """The clock of the newest leader that anybody followed."""
+    followed = [claim for claim in claims if claim[0]]
+    return max(followed)[1] + now * 1000.0 if followed else None
 
 
 def _nearer(known: float | None, heard: float) -> float:

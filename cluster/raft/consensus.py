@@ -389,7 +389,7 @@ class Consensus(SyncObj):  # type: ignore[misc]
     def _SyncObj__onBecomeLeader(self) -> None:
         now = Now.value
         self._becoming_leader = True
-        self.clock.lead(now, *self._newest_stamp())
+        self.clock.lead(now, self.term, *self._newest_stamp())
         super()._SyncObj__onBecomeLeader()
         self._becoming_leader = False
         self._set_leader(self.name, now)
@@ -437,7 +437,7 @@ class Consensus(SyncObj):  # type: ignore[misc]
             raise AssertionError(f"{sender} and {self.name} both lead term {self.term}")
         self._leader_heard_at = now
         self._peer_stall = message["stall"]
-        self.clock.follow(message["wall"], now)
+        self.clock.follow(message["wall"], now, message["term"])
         self._pre_votes = None
         self._answering = message
         if "prevLogIdx" in message:

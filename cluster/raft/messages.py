@@ -106,9 +106,7 @@ def _claims(message: Message) -> bool:
     return shown is None or (
         isinstance(shown, list)
         and len(shown) == 2
-        and type(shown[0]) is int
-        and 0 <= shown[0] < NUMBER_MAX
-        and isinstance(shown[1], bool)
+        and all(type(number) is int and 0 <= number < NUMBER_MAX for number in shown)
     )
 
 

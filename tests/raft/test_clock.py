@@ -23,7 +23,7 @@ class Machine:
         self.now = 50.0
         self.off_ms = off_ms
         self.clock = ClusterClock("a", lambda: self.true_ms + self.off_ms)
-        self.clock.lead(self.now, *floor)
+        self.clock.lead(self.now, 1, *floor)
 
     @property
     def true_ms(self) -> int:
@@ -82,9 +82,9 @@ def test_the_gap_between_two_leaders_is_caught_up_at_once() -> None:
 def test_a_new_leader_goes_on_where_the_one_before_it_was() -> None:
     """Its own clock is an hour late, and it has heard one voter only: nothing stands still."""
     machine = Machine(-HOUR_MS, floor=(EPOCH_MS - HOUR_MS, 0))
-    machine.clock.follow(machine.true_ms, machine.now)
+    machine.clock.follow(machine.true_ms, machine.now, 1)
     machine.now += 5.0
-    machine.clock.lead(machine.now, EPOCH_MS - HOUR_MS, 0)
+    machine.clock.lead(machine.now, 2, EPOCH_MS - HOUR_MS, 0)
     machine.hear("b")
     assert machine.stamp()[0] == machine.true_ms
     machine.hear("c")
@@ -104,28 +104,49 @@ def test_a_leader_that_followed_nobody_goes_on_with_what_a_voter_followed() -> N
     """It was started just now; the voter's clock was an hour late when the stamps began, and keys
     were put by them: catching up at once would expire them."""
     machine = Machine(floor=(EPOCH_MS - 2 * HOUR_MS, 0))
-    machine.clock.observe("b", machine.true_ms, machine.now, [machine.true_ms - HOUR_MS, True])
+    machine.clock.observe("b", machine.true_ms, machine.now, [machine.true_ms - HOUR_MS, 1])
     machine.now += 3.0
-    machine.clock.lead(machine.now, EPOCH_MS - 2 * HOUR_MS, 0)
+    machine.clock.lead(machine.now, 2, EPOCH_MS - 2 * HOUR_MS, 0)
     assert machine.clock.is_settled(machine.now, VOTERS)
     assert machine.stamp()[0] == machine.true_ms - HOUR_MS
     machine.hear("c")
     assert machine.stamp(11.0)[0] == machine.true_ms - HOUR_MS + int(11_000 * (SLEW_MAX - 1))
 
 
+def test_of_two_leaders_the_newer_ones_clock_goes_on() -> None:
+    """It went on half a second late, because the nodes that elected it had only memories; a voter
+    followed the one before it."""
+    machine = Machine()
+    machine.clock.follow(machine.true_ms - 500, machine.now, 12)
+    machine.clock.observe("b", machine.true_ms, machine.now, [machine.true_ms, 11])
+    machine.clock.lead(machine.now, 13, EPOCH_MS, 0)
+    assert machine.stamp()[0] == machine.true_ms - 500
+
+
+def test_a_voter_that_followed_is_believed_before_anything_is_placed() -> None:
+    """It is heard a moment after the election."""
+    machine = Machine(floor=(EPOCH_MS, 0))
+    machine.clock.observe("b", machine.true_ms, machine.now, [machine.true_ms - 9_000, 0])
+    late, _ = machine.stamp()
+    assert late < machine.true_ms - 8_000
+    machine.clock.observe("c", machine.true_ms, machine.now, [machine.true_ms, 7])
+    assert machine.clock.is_settled(machine.now, VOTERS)
+    assert machine.stamp()[0] == machine.true_ms
+
+
 def test_after_a_restart_of_all_the_median_of_what_they_remember_counts() -> None:
     """Each knows how far its own clock was from the stamped one, which was an hour late; one clock
     was set meanwhile."""
     old = Machine()
-    old.clock.follow(old.true_ms - HOUR_MS, old.now)
+    old.clock.follow(old.true_ms - HOUR_MS, old.now, 1)
     remembered = old.clock.to_remember(old.now)
     assert remembered == -HOUR_MS
     assert old.clock.to_remember(old.now) is None
     machine = Machine(HOUR_MS, floor=(EPOCH_MS - 2 * HOUR_MS, 0))  # ours is the one that was set
     machine.clock = ClusterClock("a", lambda: machine.true_ms + machine.off_ms, remembered)
-    claim = (machine.true_ms - HOUR_MS - REMEMBERED_MS, False)
-    assert machine.clock.claim(machine.now) == (claim[0] + HOUR_MS, False)
-    machine.clock.lead(machine.now, EPOCH_MS - 2 * HOUR_MS, 0)
+    claim = (machine.true_ms - HOUR_MS - REMEMBERED_MS, 0)
+    assert machine.clock.claim(machine.now) == (claim[0] + HOUR_MS, 0)
+    machine.clock.lead(machine.now, 2, EPOCH_MS - 2 * HOUR_MS, 0)
     for voter in "bc":
         assert not machine.clock.is_settled(machine.now, VOTERS)
         machine.clock.observe(voter, machine.true_ms, machine.now, claim)
