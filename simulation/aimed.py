@@ -70,8 +70,8 @@ def _answers_for_old_rounds(
     stage.freeze(leader, 1.0)
     thaws_at = stage.now + 1.0
     yield lambda: stage.leader() not in (None, leader)
-    yield lambda: stage.now >= thaws_at
     stage.favour(leader)
+    yield lambda: stage.now >= thaws_at
     yield random.uniform(0.1, 0.3)
     stage.heal(keeper, leader)
     yield random.uniform(0.1, 0.3)
@@ -106,10 +106,10 @@ def hurried_requests(faults: Faults, random: Random) -> Script:
         return
     stage.slow_disk(leader, (0.25, 0.1))
     follower = random.choice([n for n in stage.names if n != leader])
+    stage.favour(follower)
     for _ in range(4):
-        faults.lay(_kill_at(("forward", "read_index"), follower, 0), random)
-        stage.favour(follower)
-        yield random.uniform(0.1, 0.5)
+        faults.lay(_kill_at((random.choice(["forward", "read_index"]),), follower, 0), random)
+        yield random.uniform(0.5, 1.0)  # the next request is under way when the answer comes
     stage.favour(None)
     stage.slow_disk(leader, None)
 
@@ -126,8 +126,9 @@ def deaf_leader(faults: Faults, random: Random) -> Script:
     stage.freeze(leader, frozen_s)
     thaws_at = stage.now + frozen_s
     yield lambda: stage.leader() not in (None, leader)
+    yield random.choice([0.0, 0.3])
+    stage.favour(leader)  # who comes to it now is answered when it runs again
     yield lambda: stage.now >= thaws_at
-    stage.favour(leader)
     yield random.uniform(0.2, 1.0)
     stage.favour(None)
     yield from _heal(stage, list(stage.names))

@@ -25,9 +25,10 @@ class Options:
     fault_rate: float
     faults: dict[str, float]  # name -> weight
     clock_skew_ms: int  # of the one node whose clock is wrong
-    compact_entries: int
+    compact_entries: int  # kept in a log before it is cut; 0: what the product keeps
     membership_rate: float
     workloads: tuple[str, ...] = ()  # beside the registers, at the node level
+    member_ttl_ms: int = 10_000  # of a node in the groups of its handlers
 
     @classmethod
     def draw_core(cls, random: Random, nodes: int, kinds: Sequence[str]) -> Options:
@@ -65,9 +66,10 @@ class Options:
             write_share=random.choice([0.3, 0.6, 0.8]),
             fault_rate=random.choice([0.4, 1.0, 2.0]),
             clock_skew_ms=random.choice([0, 0, 1_000, 3_600_000, -3_600_000]),
-            compact_entries=0,
+            compact_entries=random.choice([0, 20, 100]),
             membership_rate=random.choice([0.0, 0.0, 0.2, 0.5]),
             workloads=tuple(random.sample(workloads, random.randint(1, min(3, len(workloads))))),
+            member_ttl_ms=random.choice([2_000, 2_000, 10_000]),
         )
 
     def lines(self) -> list[str]:
@@ -79,7 +81,7 @@ class Options:
 
 
 def _mix(random: Random, kinds: Sequence[str]) -> dict[str, float]:
-    chosen = random.sample(kinds, random.choice([1, 2, 2, 4, 8]))
+    chosen = random.sample(kinds, random.choice([1, 2, 4, 8, 12]))
     if "ambush" not in chosen and random.random() < 0.4:
         chosen.append("ambush")
     return {kind: random.uniform(0.2, 1.0) for kind in chosen}

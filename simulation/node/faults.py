@@ -10,8 +10,9 @@ from typing import Protocol
 
 import trio
 
+from simulation.aimed import Script
 from simulation.ambush import MOMENTS
-from simulation.faults import Faults
+from simulation.faults import CONDITION_S, Faults
 from simulation.node.machine import Machine, Site
 from simulation.options import Options
 from simulation.trace import Trace
@@ -22,7 +23,16 @@ _ON_THE_WIRE = [(what, b"\xa4type" + _packed) for whats in MOMENTS.values() for 
 
 
 class NodeFaults(Faults):
-    KINDS = (*Faults.KINDS, "stop", "rolling", "full_disk", "failing_sync", "rot", "drift")
+    KINDS = (
+        *Faults.KINDS,
+        "stop",
+        "rolling",
+        "full_disk",
+        "failing_sync",
+        "rot",
+        "drift",
+        "absence",
+    )
 
     stage: NodeStage
 
@@ -66,6 +76,29 @@ class NodeFaults(Faults):
     def _drift(self, random: Random, victim: str) -> None:
         """The one wrong clock runs fast or slow from now on."""
         self.stage.drift(random.choice([-500.0, -1.0, 1.0, 500.0]))
+
+    def _absence(self, random: Random, victim: str) -> None:
+        self.play(self._stay_away(random, victim))
+
+    def _stay_away(self, random: Random, name: str) -> Script:
+        """A node is stopped, or not heard, until its handlers' groups have given it up. It is back
+        at once, with what it had in hand, while others have only begun with that."""
+        stage = self.stage
+        others = [other for other in stage.names if other != name]
+        way = random.choice(["stopped", "alone", "mute"])
+        if way == "stopped":
+            stage.freeze(name, 2 * CONDITION_S)
+        elif way == "alone":
+            self.separate([name], random.random() < 0.3, 2 * CONDITION_S)
+        else:  # it hears what happens, and goes on as long as it may
+            for other in others:
+                stage.cut(name, other)
+        yield lambda: not stage.is_member(name)
+        yield random.choice([0.0, 0.02, 0.2])
+        if way == "stopped":
+            stage.freeze(name, 0.0)
+        self.mend([(name, other) for other in others])
+        yield random.choice([0.0, 1.0])
 
 
 class Hosts(Protocol):
@@ -148,9 +181,20 @@ class NodeStage:
         if seconds:
             self.note(f"{name} is frozen", seconds)
             self._world.site.scheduler.stall(name, seconds)
+        self._world.machines[name].frozen_until_s = self.now + seconds
 
     def when_sent(self, name: str, action: Callable[[], None]) -> None:
         self.after(0.0, action)
+
+    def is_member(self, name: str) -> bool:
+        """Whether the cluster counts on the node as a member of its handlers' groups."""
+        leader = self._world.leader()
+        if leader is None or leader.node is None or leader.name == name:
+            return True
+        found = leader.node.machine.connection.execute(
+            "SELECT count(*) FROM group_sessions WHERE member GLOB ?", (f"{name}/*",)
+        )
+        return bool(found.get)
 
     # --- links ---
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, TypeVarTuple
@@ -27,6 +28,7 @@ from hooks.registry import Registry
 from simulation.node.determinism import Scheduler
 from simulation.node.links import Links
 from simulation.node.sqlite_disk import SimulatedDisks
+from simulation.options import Options
 from simulation.trace import Trace
 
 EPOCH_MS = 1_700_000_000_000
@@ -105,6 +107,8 @@ class Machine:
         self.clock_off_ms = 0
         self.clock_drift_ms_per_s = 0.0
         self.registry: Registry | None = None
+        self.options: Options | None = None  # those that concern a node's file
+        self.frozen_until_s = 0.0  # the newest time at which it was stopped in the middle
         self.is_alive = False  # a process runs here; it may be about to die or to stop
         self.node: Node | None = None
         self.log = _Log(name, site.trace)
@@ -164,6 +168,7 @@ class Machine:
             return
         self._is_wanted = self._dies = False
         self.is_alive = True
+        self.frozen_until_s = 0.0
         site = self._site
         site.links.revive(self.name)
         self.disk.revive()
@@ -175,7 +180,7 @@ class Machine:
         site.trace.add(trio.current_time(), self.name, "node", "starts")
         self._scope, self._gone, self._stop = trio.CancelScope(), trio.Event(), trio.Event()
         with site.scheduler.on(self.name):
-            site.nursery.start_soon(self._live, load(file, {}), ports, log)
+            site.nursery.start_soon(self._live, self._configured(load(file, {})), ports, log)
 
     def crash(self, *, power: bool = False) -> None:
         """As kill -9, or as a power cut, which nobody hears of: from now on nothing that it does
@@ -253,7 +258,8 @@ class Machine:
         if self._loses_power:
             self.disk.lose_power()
         if self._rot is not None:
-            self.disk.flip(self._rot)
+            # in the newest transaction of a log, rot and a torn write look the same
+            self.disk.flip(self._rot, spared="raft.db-wal")
         self._rot = None
         self._loses_power = False
         self._calls_left = None
@@ -263,6 +269,13 @@ class Machine:
         if self._is_wanted:
             self.start()
 
+    def _configured(self, config: NodeConfig) -> NodeConfig:
+        """A log is cut far sooner here than any file may ask for."""
+        if self.options is None or not self.options.compact_entries:
+            return config
+        entries_max = {"log_entries_max": self.options.compact_entries}
+        return replace(config, raft=config.raft.model_copy(update=entries_max))
+
     def _text(self) -> str:
         addresses = {name: f"{name}:{PEER_PORT}" for name in self._founders if name != self.name}
         joins = ", ".join(f'"{address}"' for address in addresses.values())
@@ -270,11 +283,14 @@ class Machine:
             f'{{name="{name}", address="{name}:{PEER_PORT}"}}' for name in self._founders
         )
         cluster = f"join = [{joins}]" if self._joins else f"peers = [{peers}]"
+        ttl_ms = self.options.member_ttl_ms if self.options else 10_000
         return (
             f'[node]\nname = "{self.name}"\ndata_dir = "data"\n'
             f"[cluster]\n{cluster}\n"
             f'[listen]\npeer = "{self.name}:{PEER_PORT}"\nclient = "{self.name}:{CLIENT_PORT}"\n'
             f'http = "{self.name}:{HTTP_PORT}"\n[tls]\ninsecure = true\n'
+            f"[limits.hooks]\nmember_ttl_ms = {ttl_ms}\nkeepalive_ms = {ttl_ms // 4}\n"
+            f"lease_margin_ms = {max(ttl_ms // 10, 500)}\n"
         )
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from hashlib import blake2b
 from typing import NamedTuple
 
 import apsw
 import trio
 
+from cluster.errors import TremulaError
 from cluster.node import Node
 from cluster.raft.core import Core
 from cluster.raft.log import Entry
@@ -115,6 +117,11 @@ class Observer:
             self._sends(life, to, message)
             send(to, message)
 
+        read_index = node.read_index
+
+        def watched_read_index(done: Callable[[TremulaError | None], None]) -> None:
+            read_index(partial(self._reads, life, self.invariants.committed_index, done))
+
         redial = node.transport.redial
 
         def watched_redial() -> None:  # called once the log is open, before the first tick
@@ -123,6 +130,7 @@ class Observer:
 
         node.transport.send = watched_send  # type: ignore[method-assign]
         node.transport.redial = watched_redial  # type: ignore[method-assign]
+        node.read_index = watched_read_index  # type: ignore[method-assign]
         node.on_flush.append(lambda: self.look(machine))
 
     def look(self, machine: Machine) -> None:
@@ -174,6 +182,24 @@ class Observer:
             self._meet(life, core)
             self.invariants.sends(life, to, message)
 
+    def _reads(
+        self,
+        life: Life,
+        committed: int,
+        done: Callable[[TremulaError | None], None],
+        error: TremulaError | None,
+    ) -> None:
+        """A read is served: what was `committed` when it was asked must be applied (§8)."""
+        core = life.core
+        if error is None and core is not None and life.is_current:
+            with self._keeping():
+                if core.applied_index < committed:
+                    raise Violation(
+                        f"{life.name} serves a read at {core.applied_index}, "
+                        f"{committed} was committed when it was asked"
+                    )
+        done(error)
+
     @contextmanager
     def _keeping(self) -> Iterator[None]:
         try:
@@ -211,6 +237,17 @@ class Observer:
             cuts(base.index + 1)
             reset(base)
 
+        commit = log.commit
+
+        def watched_commit() -> None:  # what a leader counts must not wait for this
+            core = life.core
+            leader = core if core is not None and core.is_leader and life.is_current else None
+            if leader is not None and leader.commit_index > self.invariants.committed_index:
+                with self._keeping():
+                    self.invariants.advances(life)
+            commit()
+
+        log.commit = watched_commit  # type: ignore[method-assign]
         log.truncate = watched_truncate  # type: ignore[method-assign]
         log.reset = watched_reset  # type: ignore[method-assign]
 

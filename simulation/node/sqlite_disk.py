@@ -204,14 +204,19 @@ class NodeDisk:
             self._files[path] = _Book(_replace(path, image), image)
         self._drop_wal_indexes()
 
-    def flip(self, random: Random) -> tuple[Path, int] | None:
-        """Change one byte of a file, on the platter too; says which, or None without any."""
+    def flip(self, random: Random, spared: str = "-none") -> tuple[Path, int] | None:
+        """Change one byte of a file, on the platter too, but of none whose name ends in `spared`;
+        says which, or None without any."""
         with self._lock:
-            return self._flip(random)
+            return self._flip(random, spared)
 
-    def _flip(self, random: Random) -> tuple[Path, int] | None:
+    def _flip(self, random: Random, spared: str) -> tuple[Path, int] | None:
         self._notice()
-        paths = [path for path, book in sorted(self._files.items()) if book.stamp[0]]
+        paths = [
+            path
+            for path, book in sorted(self._files.items())
+            if book.stamp[0] and not path.endswith(spared)
+        ]
         if not paths:
             return None
         path = random.choice(paths)

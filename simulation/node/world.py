@@ -31,8 +31,12 @@ from simulation.node.sqlite_disk import SimulatedDisks
 from simulation.node.workloads import Workload
 from simulation.node.workloads.hooks import Handlers
 from simulation.node.workloads.operator import Operator
+from simulation.node.workloads.publishers import Publishers
 from simulation.node.workloads.registers import Registers
+from simulation.node.workloads.ring import Ring
 from simulation.node.workloads.subscribers import Subscribers
+from simulation.node.workloads.transactions import Transactions
+from simulation.node.workloads.ttl import Ttl
 from simulation.options import Options
 from simulation.trace import Trace, kind_of
 from simulation.violation import Violation
@@ -45,7 +49,11 @@ RECOVERY_S = 30.0
 
 WORKLOADS: dict[str, Callable[[World, Random], Workload]] = {
     "handlers": Handlers,
+    "publishers": Publishers,
+    "ring": Ring,
     "subscribers": Subscribers,
+    "transactions": Transactions,
+    "ttl": Ttl,
 }
 """What a run may have beside the registers."""
 
@@ -158,6 +166,7 @@ class World:
         self.machines[name] = machine
         machine.disk.sync_s = self.options.fsync_s
         machine.on_sync = lambda: self.faults.happens(name, "commit", None)
+        machine.options = self.options
         machine.registry = Registry()
         for workload in self.workloads:
             workload.register(machine, machine.registry)

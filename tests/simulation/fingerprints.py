@@ -9,7 +9,9 @@ import sys
 
 def fingerprints(module: str, seed: int) -> list[str]:
     """Of a run of three nodes of this module's World, in two processes."""
-    program = f"from {module} import World; w = World({seed}, 3); w.run(); print(w.trace.fingerprint)"
+    program = (
+        f"from {module} import World; w = World({seed}, 3); w.run(); print(w.trace.fingerprint)"
+    )
     return [
         subprocess.run(
             [sys.executable, "-c", program],

@@ -53,7 +53,7 @@ def test_a_seed_is_clean(name: str, seed: int, monkeypatch: Patch) -> None:
     world = run(monkeypatch, name, seed)
     (workload,) = (w for w in world.workloads if isinstance(w, WORKLOADS[name]))
     outcomes = [submission.outcome for submission in workload.submissions.by_name.values()]
-    assert outcomes.count(Outcome.OK) > 10
+    assert outcomes.count(Outcome.OK) > 5
 
 
 def refused_transactions_leave_traces(patch: Patch) -> None:

@@ -31,6 +31,21 @@ EFFECT_TOPIC = "handled"
 TAKES_S = 0.05
 FAILS = 0.1
 
+AWAKENS_S = 0.1
+"""A node that was stopped notices soon that its attempts are not its own any more."""
+
+
+class _Attempt:
+    """A handler that runs."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    @property
+    def is_awake(self) -> bool:
+        """Whether its node can stop it when the lease ends: not while that is stopped itself."""
+        return trio.current_time() > self._machine.frozen_until_s + AWAKENS_S
+
 
 class Handlers:
     """Keeps what the handler did, on all nodes, and judges it."""
@@ -38,7 +53,7 @@ class Handlers:
     def __init__(self, world: World, random: Random) -> None:
         self.ended: list[tuple[str, int]] = []  # (key, revision), in the order of their ends
         self.overlaps = 0
-        self._running: Counter[str] = Counter()
+        self._running: defaultdict[str, list[_Attempt]] = defaultdict(list)
         self._world = world
         self._random = random
 
@@ -48,8 +63,9 @@ class Handlers:
         @hook(PATTERN, name=NAME, start="earliest", retry_count=10, timeout_ms=2000)
         async def handler(context: HookContext) -> list[Effect]:
             life, key = machine.lives, context.key or ""
-            self._running[key] += 1
-            self.overlaps += self._running[key] > 1
+            running = self._running[key]
+            self.overlaps += any(other.is_awake for other in running)
+            running.append(attempt := _Attempt(machine))
             try:
                 await trio.sleep(self._random.random() * TAKES_S)
                 if self._random.random() < FAILS:
@@ -57,7 +73,7 @@ class Handlers:
                 if machine.is_connected and machine.lives == life:
                     self.ended.append((key, context.revision))
             finally:
-                self._running[key] -= 1
+                running.remove(attempt)
             return [effects.publish(EFFECT_TOPIC, str(context.revision), key=key)]
 
         registry.add(handler)

@@ -1,0 +1,270 @@
+"""Bugs planted into whole nodes, each of which takes away one promise of the product.
+
+A plant changes production code in place, through pytest's `monkeypatch`: what it patches is what
+every node of the run does. What a mutant pins of the drawn options (the workload that it concerns,
+the kind of fault) saves runs that have no chance; times, places and victims are drawn as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pytest
+
+import cluster.machine
+import cluster.node
+import cluster.sessions
+import cluster.storage
+import pubsub.checkpoint
+import pubsub.membership
+from cluster import kv
+from cluster.raft.clock import ClusterClock
+from cluster.raft.core import Core
+from cluster.raft.sqlite_log import SqliteLog
+from cluster.registry import OPERATIONS
+from hooks.progress import Checkpoint, Progress
+from pubsub.apply import Apply
+from pubsub.assignment import Partition, assign
+from pubsub.rejection import Rejection
+from pubsub.subscription import Subscription
+from simulation.node.sqlite_disk import NodeDisk
+from tests.simulation import core_mutants
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def core(mutant: type[Core]) -> Plant:
+    """A Raft core without one of its rules, in whole nodes."""
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(cluster.node, "Core", mutant)
+
+    plant.__name__ = mutant.__name__
+    plant.__doc__ = mutant.__doc__
+    return plant
+
+
+# --- Raft and its disk ---
+
+
+def the_log_is_acknowledged_unwritten(patch: pytest.MonkeyPatch) -> None:
+    """What was appended counts as persisted without a commit."""
+
+    def commit(self: SqliteLog) -> None:
+        self.term_dirty = False
+        self.persisted_term = self.term
+        self.persisted_index = self.last.index
+
+    patch.setattr(SqliteLog, "commit", commit)
+
+
+def votes_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """Term and vote live in memory only."""
+
+    def set_term(self: SqliteLog, term: int, voted_for: str | None) -> None:
+        self.term, self.voted_for = term, voted_for
+
+    patch.setattr(SqliteLog, "set_term", set_term)
+
+
+def a_sync_does_nothing(patch: pytest.MonkeyPatch) -> None:
+    """The disk says that it has synced, and has not."""
+    patch.setattr(NodeDisk, "sync", lambda self, book: None)
+
+
+def reads_ask_nobody(patch: pytest.MonkeyPatch) -> None:
+    """A node answers from its own state without a ReadIndex round."""
+    patch.setattr(cluster.node.Node, "read_index", lambda self, done: done(None))
+
+
+# --- the replicated state ---
+
+
+def retries_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """Every request counts as new, also the one that is made again."""
+    recall = cluster.sessions.Sessions.recall
+
+    def forgetful(self: cluster.sessions.Sessions, client_id: int, seq: int) -> Any:
+        known = recall(self, client_id, seq)
+        expired = isinstance(known, Rejection) and known.code == "session_expired"
+        return known if expired else cluster.sessions.NEW
+
+    patch.setattr(cluster.sessions.Sessions, "recall", forgetful)
+
+
+def a_snapshot_forgets_retries(patch: pytest.MonkeyPatch) -> None:
+    """A node that got its state as a copy remembers no results of requests."""
+    adopt = cluster.storage.Storage._adopt
+
+    def forgetful(self: cluster.storage.Storage) -> None:
+        adopt(self)
+        self.machine.connection.execute("DELETE FROM session_results")
+
+    patch.setattr(cluster.storage.Storage, "_adopt", forgetful)
+
+
+def events_follow_the_change(patch: pytest.MonkeyPatch) -> None:
+    """The event of a change goes into the log with the next one."""
+    emit = Apply.emit
+    late: dict[int, tuple[Any, ...]] = {}
+
+    def emit_late(self: Apply, *event: Any) -> int:
+        before = late.pop(id(self.connection), None)
+        late[id(self.connection)] = event
+        return self.revision if before is None else emit(self, *before)
+
+    patch.setattr(Apply, "emit", emit_late)
+
+
+def an_entry_is_applied_again_after_a_restart(patch: pytest.MonkeyPatch) -> None:
+    """The applied index on disk is one behind what was applied."""
+    begin = cluster.machine.Machine.__init__
+
+    def behind(self: cluster.machine.Machine, connection: Any) -> None:
+        begin(self, connection)
+        if self.applied_index > 2:
+            self.applied_index -= 1
+
+    patch.setattr(cluster.machine.Machine, "__init__", behind)
+
+
+def keys_expire_by_the_leaders_clock(patch: pytest.MonkeyPatch) -> None:
+    """A leader stamps what its own clock shows, and asks no voter."""
+    patch.setattr(ClusterClock, "_median", lambda self, *arguments: self._wall_ms())
+
+
+def keys_expire_twice(patch: pytest.MonkeyPatch) -> None:
+    """The event of an expiry is in the log twice."""
+
+    def expire(apply: Any, up_to_wall_ms: Any, limit: Any = 1) -> Any:
+        first = len(apply.packed_events)
+        result = kv.expire(apply, up_to_wall_ms, limit)
+        again = apply.packed_events[first:]
+        apply.packed_events += again
+        apply.revision += len(again)
+        return result
+
+    patch.setitem(OPERATIONS, "kv.expire", OPERATIONS["kv.expire"]._replace(function=expire))
+
+
+# --- readers and handlers ---
+
+
+def a_resumed_reader_misses_an_event(patch: pytest.MonkeyPatch) -> None:
+    """A subscription that does not start at the beginning starts one event late."""
+    begin = Subscription.__init__
+
+    def late(self: Subscription, pattern: Any, from_revision: int, credits: int = 0) -> None:
+        begin(self, pattern, from_revision + (from_revision > 1), credits)
+
+    patch.setattr(Subscription, "__init__", late)
+
+
+def cursors_pass_running_handlers(patch: pytest.MonkeyPatch) -> None:
+    """What is read counts as done at once, before its handler has run."""
+    build = Progress.build
+
+    def build_at_once(self: Progress, now_ms: int, *, flush: bool = False) -> Checkpoint | None:
+        self._floors_ms = -self._limits.floor_checkpoint_ms
+        return build(self, now_ms, flush=flush)
+
+    patch.setattr(Progress, "build", build_at_once)
+    patch.setattr(Progress, "_floor", lambda self, partition: self.work.position_of(partition))
+    # and what they return counts all the same: only a handler that never ends is missed
+    patch.setattr(
+        pubsub.checkpoint._Stored,
+        "completed",
+        lambda self, revision: revision in self.completions,
+    )
+
+
+def generations_are_ignored(patch: pytest.MonkeyPatch) -> None:
+    """A checkpoint counts under any token, and whoever owns the partition by now."""
+    refusal = pubsub.checkpoint._refusal
+
+    def lenient(apply: Apply, row: Any, member: Any, progress: Any, stored: Any, units: Any) -> Any:
+        forged = {}
+        for number, each in stored.items():
+            owned = each.row._replace(owner=member, token=progress[number].token)
+            forged[number] = each._replace(row=owned)
+        return refusal(apply, row, member, progress, forged, units)
+
+    patch.setattr(pubsub.checkpoint, "_refusal", lenient)
+
+
+def a_partition_is_skipped(patch: pytest.MonkeyPatch) -> None:
+    """Of what moves at once the last partition is given to nobody, when several members share."""
+
+    def skip(
+        group: str, partitions: Sequence[Partition], members: Sequence[str], token: int
+    ) -> tuple[list[Partition], int]:
+        after, token = assign(group, partitions, members, token)
+        moved = [new.number for old, new in zip(partitions, after, strict=True) if new != old]
+        if len(members) > 1 and moved:
+            number = moved[-1]
+            after[number] = after[number]._replace(owner=None, next_owner=None)
+        return after, token
+
+    patch.setattr(pubsub.membership, "assign", skip)
+
+
+class Mutant(NamedTuple):
+    """A plant, and what must find it."""
+
+    plant: Plant
+    by: str  # what the check says that finds it, as a regular expression
+    nodes: int = 3
+    pinned: Mapping[str, Any] = {}  # options that are not drawn
+
+    def __str__(self) -> str:
+        return self.plant.__name__
+
+
+STATES = "the state of|the tables of|the states differ"
+FOUND_LATER = f"{STATES}|acknowledged and is not in the log|not within 30 s|NotLinearizable"
+STALE = "serves a read at|NotLinearizable"
+HANDLERS = {"workloads": ("handlers",), "member_ttl_ms": 2_000}
+TTL = {"workloads": ("ttl",)}
+CUT = {"compact_entries": 20}
+LATE = {"workloads": (), "faults": {"late_answers": 1.0}}
+ABSENCE = {**HANDLERS, "faults": {"absence": 1.0}}
+
+MUTANTS = [
+    # acknowledge before the fsync
+    Mutant(core(core_mutants.AnswersBeforeSync), "is not on its disk|its disk ends at"),
+    Mutant(the_log_is_acknowledged_unwritten, FOUND_LATER),
+    Mutant(a_sync_does_nothing, f"{FOUND_LATER}|starts w|ended by itself"),
+    # truncate entries that match; forget the vote; count the own copy early; hear old terms
+    Mutant(core(core_mutants.NoTrimming), "drops the committed entry", pinned=CUT),
+    Mutant(votes_are_forgotten, "is not on its disk|votes for|starts "),
+    # a copy that counts too early shows where no other one is needed
+    Mutant(core(core_mutants.OwnCopyAtOnce), "it is on the disks of", nodes=1),
+    Mutant(core(core_mutants.AnyTermsAnswer), f"{STALE}|applied another entry", pinned=LATE),
+    Mutant(core(core_mutants.CommitsOldTerms), "commits .* of term"),
+    Mutant(core(core_mutants.AnybodysVote), "votes for|both lead"),
+    # serve a read too early
+    Mutant(core(core_mutants.ReadsWithoutRounds), STALE),
+    Mutant(core(core_mutants.ServesBeforeItsTerm), STALE),
+    Mutant(core(core_mutants.ReadsBeforeApplied), STALE),
+    Mutant(reads_ask_nobody, STALE),
+    # the state: events, retries, restarts
+    Mutant(events_follow_the_change, FOUND_LATER),
+    Mutant(retries_are_forgotten, "the log has a write twice|and is in the log at"),
+    Mutant(a_snapshot_forgets_retries, STATES, pinned=CUT),
+    Mutant(an_entry_is_applied_again_after_a_restart, f"{STATES}| applied .* then "),
+    # time
+    Mutant(keys_expire_by_the_leaders_clock, "wall clock is .* ahead|ttl_expired", pinned=TTL),
+    Mutant(keys_expire_twice, "nothing stood there", pinned=TTL),
+    # readers and handlers
+    Mutant(
+        a_resumed_reader_misses_an_event, "saw revision", pinned={"workloads": ("subscribers",)}
+    ),
+    Mutant(cursors_pass_running_handlers, "never handled|no effect of", pinned=HANDLERS),
+    Mutant(a_partition_is_skipped, "Handlers are done", pinned=HANDLERS),
+    Mutant(
+        generations_are_ignored,
+        "which no owner told|all checkpoints were fenced",
+        pinned=ABSENCE,
+    ),
+]
