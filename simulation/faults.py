@@ -41,7 +41,7 @@ def draw_strikes(random: Random, options: Options) -> list[Strike]:
     strikes: list[Strike] = []
     kinds = list(options.faults)
     at_s = random.expovariate(options.fault_rate)
-    while at_s < options.safety_s:
+    while kinds and at_s < options.safety_s:
         kind = random.choices(kinds, [options.faults[name] for name in kinds])[0]
         strikes.append(Strike(at_s, kind, random.getrandbits(32)))
         at_s += random.expovariate(options.fault_rate)

@@ -19,6 +19,7 @@ use a disk, but then no seed repeats a run.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,6 +66,10 @@ class Truncate(NamedTuple):
         image.extend(bytes(self.size - len(image)))
 
 
+class Killed(apsw.IOError):
+    """Every call of a process that was killed ends so."""
+
+
 class SimulatedDisks(apsw.VFS):
     """All disks of the process. Files in no added folder go straight to the operating system."""
 
@@ -88,9 +93,17 @@ class SimulatedDisks(apsw.VFS):
         _drop_checksums()
         apsw.set_default_vfs(NAME)
         register_checksums()
+        tell = sys.unraisablehook
+
+        def tell_of_the_living(problem: sys.UnraisableHookArgs) -> None:
+            if not isinstance(problem.exc_value, Killed):
+                tell(problem)
+
+        sys.unraisablehook = tell_of_the_living
         try:
             yield disks
         finally:
+            sys.unraisablehook = tell
             for disk in disks._disks.values():
                 disk.revive()
             disks._disks.clear()
@@ -296,7 +309,7 @@ class NodeDisk:
 
     def refuse_if_dead(self, life: int) -> None:
         if self.dead or life != self.life:
-            raise apsw.IOError("the process that opened it was killed")
+            raise Killed("the process that opened it was killed")
 
     def _notice(self) -> None:
         """What the product did to the files itself."""

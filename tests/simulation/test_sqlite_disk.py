@@ -165,7 +165,11 @@ def test_a_log_that_does_not_sync_is_caught(tmp_path: Path) -> None:
             fill(log, index, index)
             log.commit()
         restart(disk)
-        log = SqliteLog.open(path)
+        try:
+            log = SqliteLog.open(path)
+        except CorruptLog:  # later transactions are there, or frames without the file's header
+            lost += 1
+            continue
         lost += log.last.index < 19
         log.close()
     assert lost > 15
@@ -416,7 +420,7 @@ def test_a_sync_that_fails_when_a_directory_is_looked_at_names_the_file(tmp_path
     fill(log, 2, 5)
     log.commit()
     disk.sync_fails = "once"
-    with pytest.raises(StorageFailed, match="raft.db"):
+    with pytest.raises(StorageFailed, match=r"raft\.db"):
         log.close()
 
 

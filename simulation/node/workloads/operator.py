@@ -71,7 +71,7 @@ class Operator:
             world.is_operated = True
             async with world.open_client(NUMBER, random) as client:
                 if ended:
-                    await self._replace(client, ended[0])
+                    await self.replace(client, ended[0])
                 elif not rotten and world.options.membership_rate:
                     await self._act(client)
             world.is_operated = False
@@ -87,13 +87,13 @@ class Operator:
         absent = [name for name in world.machines if members.get(name) is None]
         choices = []
         if len(others) >= 2:
-            choices += [self._remove, self._replace]
+            choices += [self.remove, self.replace]
         if absent or self._joined < NEW_NODES_MAX:
-            choices.append(self._add)
+            choices.append(self.add)
         if not choices:
             return
         act = random.choice(choices)
-        if act != self._add:
+        if act != self.add:
             name = random.choice(others)
         elif absent and random.random() < 0.7:
             name = random.choice(absent)
@@ -103,7 +103,7 @@ class Operator:
             world.add(name, joins=True).start()
         await act(client, name)
 
-    async def _add(self, client: Client, name: str) -> None:
+    async def add(self, client: Client, name: str) -> None:
         """A node that runs becomes a learner, and a voter once it has caught up. One that does not
         catch up is added again: after a power cut its former directory may still have seemed there.
         """
@@ -111,12 +111,12 @@ class Operator:
             await self._ask(client, "member.add", [name, f"{name}:{PEER_PORT}"])
             if await self._ask(client, "member.promote", [name], tries=CATCH_UP_TRIES):
                 return
-            await self._remove(client, name)
+            await self.remove(client, name)
 
-    async def _remove(self, client: Client, name: str) -> None:
+    async def remove(self, client: Client, name: str) -> None:
         await self._ask(client, "member.remove", [name])
 
-    async def _replace(self, client: Client, name: str) -> None:
+    async def replace(self, client: Client, name: str) -> None:
         """Its disk is lost; a new one of the same name takes its place."""
         machine = self._world.machines[name]
         while machine.is_alive:
@@ -125,8 +125,8 @@ class Operator:
         self._world.note(name, "is wiped")
         machine.wipe()
         machine.start()
-        await self._remove(client, name)
-        await self._add(client, name)
+        await self.remove(client, name)
+        await self.add(client, name)
 
     async def _ask(
         self, client: Client, request: str, arguments: list[str], tries: int = 1_000_000
