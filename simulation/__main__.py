@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from simulation.history import to_edn
-from simulation.node.world import World as NodeWorld
 from simulation.replay import LEVELS, Outcome, Recipe, play, run, story, timeline
 from simulation.shrinking import shrink
 
@@ -34,8 +33,6 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.seed is None and (arguments.html or arguments.edn or arguments.strikes):
         parser.error("--html, --edn and --strikes are about one run: name it with --seed")
-    if arguments.edn and arguments.level != "node":
-        parser.error("--edn writes the history of clients of the node level: add --level node")
     if arguments.seed is None:
         return _sweep(arguments)
     recipes = [
@@ -97,8 +94,8 @@ def _replay(recipe: Recipe, arguments: argparse.Namespace) -> int:
     world = recipe.world()
     problem = play(world)
     print(*story(recipe, world, problem, arguments.events), sep="\n")
-    if arguments.edn and isinstance(world, NodeWorld):
-        arguments.edn.write_text(to_edn(world.registers.history))
+    if arguments.edn:
+        arguments.edn.write_text(to_edn(world.history))
         print(f"wrote {arguments.edn}")
     if problem:
         if arguments.shrink:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from simulation.core.world import World as CoreWorld
 from simulation.faults import Strike
+from simulation.history import History
 from simulation.node.world import World as NodeWorld
 from simulation.options import Options
 from simulation.timeline import page
@@ -23,6 +24,8 @@ class World(Protocol):
     strikes: list[Strike]
     trace: Trace
 
+    @property
+    def history(self) -> History: ...
     @property
     def names(self) -> list[str]: ...
     @property

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from cluster.errors import DefiniteError, TremulaError
+from simulation.history import Kind
 from simulation.violation import Violation
 
 if TYPE_CHECKING:
@@ -80,13 +81,16 @@ class Client:
         world = self._world
         floor = world.checker.begins(key)
         value = f"v-{self._number}-{operation}"
+        asked = world.history.invoke(self._number, Kind.WRITE, key, value, world.now)
 
         def wrote(result: object) -> None:
             if isinstance(result, tuple):
+                world.history.ok(asked, None, world.now)
                 world.checker.wrote(key, value, floor, result[0])
                 self.completed += 1
                 world.note(process.name, f"ack {key}={value} at {result[0]}")
             elif isinstance(result, DefiniteError):
+                world.history.fail(asked, result.kind, world.now)
                 world.checker.refused(value, type(result).__name__)
             self._next(operation)
 
@@ -97,10 +101,12 @@ class Client:
     def _read(self, operation: int, process: Process, key: str) -> None:
         world = self._world
         floor = world.checker.begins(key)
+        asked = world.history.invoke(self._number, Kind.READ, key, None, world.now)
 
         def read(error: object) -> None:
             if not isinstance(error, TremulaError):
-                index = process.state.rows.values.get(key, (0, ""))[0]
+                index, value = process.state.rows.values.get(key, (0, None))
+                world.history.ok(asked, value, world.now)
                 world.checker.read(key, floor, index)
                 self.completed += 1
                 world.note(process.name, f"read {key} version {index}")

@@ -19,6 +19,7 @@ from cluster.raft.consensus import Timing
 from cluster.raft.core import CLOCK_NOTE, Core
 from cluster.raft.driver import Driver
 from cluster.raft.membership import Member, Membership
+from simulation import linearizability
 from simulation.core.checkers import Checker
 from simulation.core.churn import Churn
 from simulation.core.clients import Client
@@ -27,7 +28,9 @@ from simulation.core.faults import CoreFaults, CoreStage
 from simulation.core.network import Network
 from simulation.core.process import EPOCH_MS, Process
 from simulation.faults import draw_strikes
+from simulation.history import History
 from simulation.invariants import Invariants
+from simulation.linearizability import Linearizable
 from simulation.options import Options
 from simulation.trace import Trace, kind_of
 from simulation.violation import Violation
@@ -60,6 +63,7 @@ class World:
         self.timing = Timing()
         self.now = 0.0
         self.checker = Checker()
+        self.history = History()
         self.trace = trace or Trace()
         self.platters: dict[str, Platter] = {}  # uid -> disk, of wiped directories as well
         self.invariants = Invariants(self.platters, lambda: self.now, EPOCH_MS, self.note)
@@ -246,6 +250,9 @@ class World:
             raise Violation(f"not live {LIVENESS_S} s after all faults were healed{never}")
         for client in clients:
             client.stopped = True
+        judged = linearizability.check(self.history)
+        if not isinstance(judged, Linearizable):
+            raise Violation(str(judged))
 
     def _level(self) -> bool:
         """Every member has applied whatever anybody has applied."""

@@ -21,7 +21,7 @@ from cluster.node import Node
 from hooks.registry import Registry
 from pubsub.events import Event
 from simulation.faults import draw_strikes
-from simulation.history import Kind
+from simulation.history import History, Kind
 from simulation.node.determinism import Scheduler
 from simulation.node.faults import NodeFaults, NodeStage
 from simulation.node.links import Links
@@ -103,6 +103,11 @@ class World:
     def names(self) -> list[str]:
         """Of all nodes that there were."""
         return list(self.machines)
+
+    @property
+    def history(self) -> History:
+        """What clients of the registers asked and were told."""
+        return self.registers.history
 
     @property
     def acknowledged(self) -> int:

@@ -67,7 +67,7 @@ def test_a_page_and_a_history_are_written(tmp_path: Path) -> None:
         (("--seeds", "9:3"), "no range of seeds"),
         (("--seed", "1", "--strikes", "a"), "are no numbers"),
         (("--html", "x.html"), "name it with --seed"),
-        (("--seed", "1", "--edn", "x.edn"), "--level node"),
+        (("--edn", "x.edn"), "name it with --seed"),
         (("--seed", "1", "--nodes", "3", "5", "--html", "x"), "one number of nodes"),
         (("--nodes", "4"), "invalid choice: 4"),
         (("--level", "moon"), "invalid choice: 'moon'"),
