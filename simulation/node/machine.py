@@ -305,7 +305,7 @@ def _let_go(node: Node) -> None:
 def _close(close: Callable[[], None]) -> None:
     try:
         close()
-    except (apsw.Error, StorageFailed, OSError):
+    except (apsw.Error, StorageFailed, OSError, Died):
         pass  # a node that stopped in order has closed it itself
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 OPEN_S = 4.0
 """About so long a client keeps its connection and its session."""
+FAVOURS = 0.6
+"""So many of the clients ask the node that the faults want to be asked."""
 PACE_S = 0.02
 """Added to what clients think, because each operation here is dearer than one on a register."""
 TIMEOUTS_MS = (1_000, 10_000)
@@ -50,12 +52,16 @@ class LoopingClient(ABC):
 
     async def run(self) -> None:
         """Until it is told to stop: a connection, and one step after the other on it."""
-        random = self.random
+        world, random = self.world, self.random
         while not self.stopping:
             until = trio.current_time() + random.uniform(0.5, 1.5) * OPEN_S
-            async with self.world.open_client(self.number, random) as client:
-                while not self.stopping and trio.current_time() < until:
-                    await trio.sleep(random.random() * 2 * (self.world.options.think_s + PACE_S))
+            favourite = world.favourite
+            first = favourite if random.random() < FAVOURS else None
+            async with world.open_client(self.number, random, first=first) as client:
+                while not (
+                    self.stopping or trio.current_time() >= until or world.favourite != favourite
+                ):
+                    await trio.sleep(random.random() * 2 * (world.options.think_s + PACE_S))
                     await self.operate(client)
         self.stopped = True
 

@@ -8,46 +8,28 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from cluster.errors import DefiniteError, TremulaError
-from hooks.registry import Registry
 from pubsub.events import Event
 from simulation.history import History, Kind, Outcome
 from simulation.linearizability import Linearizable, check
-from simulation.node.machine import Machine
+from simulation.node.workloads.clients import ClientsWorkload, LoopingClient
 from simulation.violation import Violation
 
 if TYPE_CHECKING:
     from cluster.client import Client
     from simulation.node.world import World
 
-FAVOURS = 0.6
-"""So many of the clients ask the favourite node."""
 
-
-class Registers:
+class Registers(ClientsWorkload):
     """Several clients on a few keys."""
 
     def __init__(self, world: World, random: Random) -> None:
         self.history = History()
-        self._world = world
-        self._clients = [
-            RegisterClient(world, number, Random(random.getrandbits(64)), self.history)
-            for number in range(world.options.clients)
-        ]
-
-    def register(self, machine: Machine, registry: Registry) -> None:
-        """No handlers."""
-
-    def begin(self, nursery: trio.Nursery) -> None:
-        for client in self._clients:
-            nursery.start_soon(client.run)
-
-    def stop(self) -> None:
-        for client in self._clients:
-            client.stopping = True
-
-    def is_done(self) -> bool:
-        return all(client.stopped for client in self._clients)
+        super().__init__(
+            [
+                RegisterClient(world, number, Random(random.getrandbits(64)), self.history)
+                for number in range(world.options.clients)
+            ]
+        )
 
     def count(self, kind: Kind) -> int:
         """Operations of a kind that were answered."""
@@ -80,57 +62,31 @@ class Registers:
             raise Violation(str(result))
 
 
-class RegisterClient:
-    """Reads and writes, one operation at a time, until it is told to stop."""
+class RegisterClient(LoopingClient):
+    """Reads and writes, one operation at a time."""
 
     def __init__(self, world: World, number: int, random: Random, history: History) -> None:
-        self.stopping = False
-        self.stopped = False
-        self._world = world
-        self._number = number
+        super().__init__(world, number, random)
         self._history = history
-        self._random = random
         self._written = 0
 
-    async def run(self) -> None:
-        world, random = self._world, self._random
-        while not self.stopping:
-            favourite = world.favourite
-            first = favourite if random.random() < FAVOURS else None
-            async with world.open_client(self._number, random, first=first) as client:
-                while not self.stopping and world.favourite == favourite:
-                    await trio.sleep(random.random() * world.options.think_s * 2)
-                    await self._operate(client)
-        self.stopped = True
-
-    async def _operate(self, client: Client) -> None:
-        options = self._world.options
-        key = f"k{self._random.randrange(options.keys)}"
-        now = trio.current_time
+    async def operate(self, client: Client) -> None:
+        options = self.world.options
+        key = f"k{self.random.randrange(options.keys)}"
         value: str | None = None
-        if self._random.random() < options.write_share:
+        if self.random.random() < options.write_share:
             self._written += 1
-            value = f"v-{self._number}-{self._written}"
+            value = f"v-{self.number}-{self._written}"
         kind = Kind.READ if value is None else Kind.WRITE
-        operation = self._history.invoke(self._number, kind, key, value, now())
-        self._note(f"{kind.value} {key} {value or ''}")
-        try:
-            if value is not None:
-                await client.put(key, value.encode())
-                result = None
-            else:
-                row = await client.get(key)
-                result = None if row is None else (row.value or b"").decode()
-        except DefiniteError as error:
-            self._history.fail(operation, error.code, now())
-            outcome = f"fail {error.code}"
-        except TremulaError as error:
-            self._history.info(operation, error.code, now())
-            outcome = f"info {error.code}"
+        operation = self._history.invoke(self.number, kind, key, value, trio.current_time())
+        request = client.get(key) if value is None else client.put(key, value.encode())
+        answer = await self.ask(f"{kind.value} {key} {value or ''}".strip(), request)
+        if answer.outcome is Outcome.OK:
+            result = None
+            if value is None and answer.result is not None:
+                result = (answer.result.value or b"").decode()
+            self._history.ok(operation, result, trio.current_time())
+        elif answer.outcome is Outcome.FAIL:
+            self._history.fail(operation, answer.error, trio.current_time())
         else:
-            self._history.ok(operation, result, now())
-            outcome = f"ok {result or ''}"
-        self._note(f"{kind.value} {key} {value or ''} {outcome}")
-
-    def _note(self, what: str) -> None:
-        self._world.note(f"client-{self._number}", what)
+            self._history.info(operation, answer.error, trio.current_time())
