@@ -94,7 +94,8 @@ def play(world: World) -> str:
     """Run a world; what broke, in one line, or nothing."""
     try:
         world.run()
-    except (Exception, BaseExceptionGroup) as raised:  # a broken promise, or whatever the product raised: it failed
+    except (Exception, BaseExceptionGroup) as raised:
+        # a broken promise, or whatever the product raised: it failed
         problem: Any = raised
         while isinstance(problem, BaseExceptionGroup):
             problem = problem.exceptions[0]
