@@ -15,13 +15,12 @@ import trio
 from cluster.client import Client
 from pubsub.events import Event
 from pubsub.topics import Pattern, closest, validate_pattern
-from simulation.node.faults import NodeFaults
 from simulation.node.machine import Machine
 from simulation.testing import expectations
 from simulation.testing.expectations import By
 from simulation.testing.handlers import Attempt
 from simulation.testing.outside import Trap, When
-from simulation.testing.run import LOOK_S, Run
+from simulation.testing.run import CHAOS, LOOK_S, Run
 
 T = TypeVar("T")
 
@@ -235,7 +234,7 @@ class Cluster:
         if seconds <= 0 or (rate is not None and rate <= 0):
             raise ValueError("chaos: seconds and rate are more than 0")
         for kind in kinds or ():
-            self._known("kind of fault", kind, NodeFaults.KINDS)
+            self._known("kind of fault", kind, CHAOS)
         until = self.now + seconds
         self._run.begin_chaos(seconds, kinds, rate)
         try:

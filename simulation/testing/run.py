@@ -43,6 +43,8 @@ T = TypeVar("T")
 
 READY_S = 30.0
 """Virtual seconds in which the cluster must form and its handlers must have their partitions."""
+CHAOS = tuple(kind for kind in NodeFaults.KINDS if kind != "rot")
+"""What may happen to a user's cluster: a rotten disk has to be replaced, and nobody is there to."""
 LOOK_S = 0.02
 """Virtual seconds between two looks at the nodes."""
 
@@ -57,7 +59,7 @@ class Run:
         self.names = list(names)
         self.modules = modules
         self.machines: dict[str, Machine] = {}
-        self.options = Options.draw_node(self._draw(), len(names), NodeFaults.KINDS, ["hooks"])
+        self.options = Options.draw_node(self._draw(), len(names), CHAOS, ["hooks"])
         self.founders = self.names
         self.story = Story(self.names)
         self.trace = self.story.trace
@@ -316,7 +318,7 @@ class Run:
     def begin_chaos(self, seconds: float, kinds: Sequence[str] | None, rate: float | None) -> None:
         """Faults at random times of the next `seconds`."""
         random = self._draw()
-        options = Options.draw_node(random, len(self.names), NodeFaults.KINDS, ["hooks"])
+        options = Options.draw_node(random, len(self.names), CHAOS, ["hooks"])
         options = replace(options, safety_s=seconds, fault_rate=rate or options.fault_rate)
         if kinds is not None:
             options = replace(options, faults={kind: random.uniform(0.2, 1.0) for kind in kinds})
