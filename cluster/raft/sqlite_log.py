@@ -2,6 +2,7 @@
 
 Each entry's checksum is chained to its predecessor, so that a flipped byte, a gap or a foreign
 tail is found when the file is opened; the term, the vote and where the log begins have one too.
+That SQLite did not drop an end of it, wal_tail.py finds out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import apsw
 import msgpack
 
 from cluster.raft.log import CorruptLog, Entry, Fact, MemoryTail, StorageFailed
+from cluster.raft.wal_tail import check_tail
 
 FORMAT = 1
 _HEADER = struct.Struct("<QQ")
@@ -26,6 +28,7 @@ _REFUSED = (
     apsw.ReadOnlyError,
     apsw.PermissionsError,
     apsw.BusyError,
+    OSError,
 )
 
 
@@ -93,6 +96,7 @@ class SqliteLog(MemoryTail):
                     "INSERT INTO entries VALUES(?, ?, ?, ?)",
                     (first.index, first.term, first.command, _chain(0, 1, 0, first.command)),
                 )
+            _keep_write_ahead_file(connection, False)
         finally:
             connection.close()
 
@@ -103,7 +107,14 @@ class SqliteLog(MemoryTail):
         connection: apsw.Connection | None = None
         try:
             connection = _connect(path)
-            return cls(connection, str(path))
+            recovered, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+            check_tail(path, recovered)
+            log = cls(connection, str(path))
+            # A process that was killed may not have synced what was found, and may have left a part
+            # of a transaction: make the one durable, and let no later transaction meet the other.
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            _keep_write_ahead_file(connection, False)
+            return log
         except Exception as error:
             if connection is not None:
                 connection.close(True)
@@ -253,6 +264,8 @@ def _facts_check(facts: dict[str, Fact]) -> int:
 
 def _connect(path: Path) -> apsw.Connection:
     connection = apsw.Connection(str(path))
+    # until it is trusted: a log that is refused must be refused by the next start as well
+    _keep_write_ahead_file(connection, True)
     connection.pragma("locking_mode", "EXCLUSIVE")
     connection.pragma("journal_mode", "WAL")
     connection.pragma("synchronous", "FULL")
@@ -260,6 +273,11 @@ def _connect(path: Path) -> apsw.Connection:
     connection.pragma("wal_autocheckpoint", 1000)
     connection.pragma("journal_size_limit", 16 << 20)
     return connection
+
+
+def _keep_write_ahead_file(connection: apsw.Connection, keep: bool) -> None:
+    """Whether closing leaves it as it is, or moves what it holds and deletes it."""
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keep))
 
 
 def _chain(previous: int, index: int, term: int, command: bytes) -> int:
