@@ -430,7 +430,9 @@ class Consensus(SyncObj):  # type: ignore[misc]
 
     def _receive_append_entries(self, now: float, sender: str, message: Message) -> None:
         if message["term"] < self.term:
-            self._acknowledge(sender, message)  # our term tells a deposed leader (§5.1)
+            # Our term tells a deposed leader (§5.1). It may lead again when it hears this: the round
+            # of its former leadership confirms nothing in the new one.
+            self._acknowledge(sender, {**message, "round": 0})
             return
         led = self.is_leader
         if led and message["term"] == self.term:

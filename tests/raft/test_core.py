@@ -308,6 +308,29 @@ def test_an_old_leaders_entries_are_replaced() -> None:
     assert len(kept) == 1
 
 
+def test_the_rounds_of_a_former_leadership_confirm_nothing() -> None:
+    """A heartbeat of a's first term reaches b late, and its answer reaches a when a leads again: it
+    must not stand for a round of reads that began since. Seed 48 with three whole nodes, a frozen
+    leader that was elected again, served a read that way."""
+    nodes = led()
+    first = nodes.core("a").term
+    for cut_off, leader in (("a", "b"), ("b", "a")):
+        nodes.isolate(cut_off)
+        nodes.elect(leader)
+        for other in "abc".replace(cut_off, ""):
+            nodes.join(cut_off, other)
+        nodes.pass_time(0.2)
+    assert nodes.core("a").term > first
+    late = {
+        "type": "append_entries", "term": first, "commit_index": 1, "flight": 0, "round": 99,
+        "stall": 0.0, "wall": 0,
+    }  # fmt: skip
+    nodes.step("b", ("a", late))
+    nodes.settle()
+    nodes.isolate("a")
+    assert nodes.read("a") == []
+
+
 def test_a_node_that_forgot_what_it_acknowledged_stops() -> None:
     """A heartbeat commits what the leader knows that it has: a shorter log was put back."""
     nodes = led()
