@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -137,13 +138,18 @@ def _sweep(arguments: argparse.Namespace) -> int:
         ends_at = began + 60 * arguments.minutes
     recipes = (Recipe(arguments.level, seed, number) for seed in seeds for number in nodes)
     outcomes: list[Outcome] = []
-    with _progress() as progress:
-        task = progress.add_task("runs", total=total)
-        for outcome in _outcomes(recipes, arguments.jobs, arguments.events, ends_at):
-            outcomes.append(outcome)
-            progress.update(task, advance=1)
-            if outcome.problem:
-                print(f"\n{outcome.report}", flush=True)
+    was_stopped = False
+    try:
+        with _progress() as progress:
+            task = progress.add_task("runs", total=total)
+            for outcome in _outcomes(recipes, arguments.jobs, arguments.events, ends_at):
+                outcomes.append(outcome)
+                progress.update(task, advance=1)
+                if outcome.problem:
+                    print(f"\n{outcome.report}", flush=True)
+    except KeyboardInterrupt:
+        was_stopped = True
+        print("stopped; until here:")
     spent = time.monotonic() - began
     failed = [outcome for outcome in outcomes if outcome.problem]
     virtual = sum(outcome.virtual_s for outcome in outcomes)
@@ -155,7 +161,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     )
     if failed and arguments.shrink:
         _shrink(failed[0], arguments.events)
-    return 1 if failed else 0
+    return 1 if failed else 130 if was_stopped else 0
 
 
 def _outcomes(
@@ -163,7 +169,8 @@ def _outcomes(
 ) -> Iterator[Outcome]:
     """In the order of the recipes, with a bounded number under way; none is begun too late."""
     work = partial(run, events=events)
-    with ProcessPoolExecutor(jobs) as pool:
+    # Ctrl-C is for this process only: the others finish what they have begun
+    with ProcessPoolExecutor(jobs, initializer=_ignore_interrupts) as pool:
         under_way: list[Future[Outcome]] = []
         for recipe in recipes:
             if time.monotonic() >= ends_at:
@@ -173,6 +180,10 @@ def _outcomes(
                 yield under_way.pop(0).result()
         for future in under_way:
             yield future.result()
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _progress() -> Progress:
