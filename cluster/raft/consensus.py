@@ -430,8 +430,8 @@ class Consensus(SyncObj):  # type: ignore[misc]
 
     def _receive_append_entries(self, now: float, sender: str, message: Message) -> None:
         if message["term"] < self.term:
-            # Our term tells a deposed leader (§5.1). It may lead again when it hears this: the round
-            # of its former leadership confirms nothing in the new one.
+            # Our term tells a deposed leader (§5.1). It may lead again when it hears this, and the
+            # round of its former leadership confirms nothing in the new one.
             self._acknowledge(sender, {**message, "round": 0})
             return
         led = self.is_leader
