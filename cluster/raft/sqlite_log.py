@@ -75,30 +75,17 @@ class SqliteLog(MemoryTail):
 
     @classmethod
     def create(cls, path: Path) -> None:
-        """A fresh log: entry 1 of term 0, which every node begins with, and no vote."""
-        first = Entry(b"\x01", 1, 0)
-        facts: dict[str, Fact] = {
-            "format": FORMAT, "term": 0, "voted_for": None, "base": 1, "chain_before": 0,
-        }  # fmt: skip
-        connection = _connect(path)
+        """A fresh log: entry 1 of term 0, which every node begins with, and no vote. Raises
+        StorageFailed."""
         try:
-            with connection:
-                connection.execute(
-                    "CREATE TABLE entries(idx INTEGER PRIMARY KEY, term INTEGER NOT NULL,"
-                    " command BLOB NOT NULL, chain INTEGER NOT NULL)"
-                )
-                connection.execute("CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID")
-                connection.executemany(
-                    "INSERT INTO meta VALUES(?, ?)",
-                    [*facts.items(), ("check", _facts_check(facts))],
-                )
-                connection.execute(
-                    "INSERT INTO entries VALUES(?, ?, ?, ?)",
-                    (first.index, first.term, first.command, _chain(0, 1, 0, first.command)),
-                )
-            _keep_write_ahead_file(connection, False)
-        finally:
-            connection.close()
+            connection = _connect(path)
+            try:
+                _fill(connection)
+                _keep_write_ahead_file(connection, False)
+            finally:
+                connection.close()
+        except apsw.Error as error:
+            raise StorageFailed(str(path), str(error) or type(error).__name__) from error
 
     @classmethod
     def open(cls, path: Path) -> SqliteLog:
@@ -273,6 +260,26 @@ def _connect(path: Path) -> apsw.Connection:
     connection.pragma("wal_autocheckpoint", 1000)
     connection.pragma("journal_size_limit", 16 << 20)
     return connection
+
+
+def _fill(connection: apsw.Connection) -> None:
+    first = Entry(b"\x01", 1, 0)
+    facts: dict[str, Fact] = {
+        "format": FORMAT, "term": 0, "voted_for": None, "base": 1, "chain_before": 0,
+    }  # fmt: skip
+    with connection:
+        connection.execute(
+            "CREATE TABLE entries(idx INTEGER PRIMARY KEY, term INTEGER NOT NULL,"
+            " command BLOB NOT NULL, chain INTEGER NOT NULL)"
+        )
+        connection.execute("CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID")
+        connection.executemany(
+            "INSERT INTO meta VALUES(?, ?)", [*facts.items(), ("check", _facts_check(facts))]
+        )
+        connection.execute(
+            "INSERT INTO entries VALUES(?, ?, ?, ?)",
+            (first.index, first.term, first.command, _chain(0, 1, 0, first.command)),
+        )
 
 
 def _keep_write_ahead_file(connection: apsw.Connection, keep: bool) -> None:

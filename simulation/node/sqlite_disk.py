@@ -195,7 +195,10 @@ class NodeDisk:
         """A new process may use the disk. Connections that the old one left open are closed."""
         for connection in apsw.connections():
             if connection.filename.startswith(self.root + "/"):
-                connection.close(True)
+                try:
+                    connection.close(True)
+                except Killed:
+                    pass  # it had something to write yet
         self.dead = False
 
     def lose_power(self) -> None:

@@ -17,7 +17,10 @@ from random import Random
 import trio
 
 from cluster.client import Client, open_client
+from cluster.corruption import CorruptState
+from cluster.datadir import DataDirError
 from cluster.node import Node
+from cluster.raft.log import CorruptLog, ForgottenEntries, StorageFailed
 from hooks.registry import Registry
 from pubsub.events import Event
 from simulation.faults import draw_strikes
@@ -41,6 +44,8 @@ from simulation.options import Options
 from simulation.trace import Trace, kind_of
 from simulation.violation import Violation
 
+BLAMES_THE_DISK = (StorageFailed, CorruptLog, CorruptState, DataDirError, ForgottenEntries)
+"""How a node ends whose disk is full, fails or rots: with words for people, and nothing else."""
 LOOKS_EVERY_S = 0.25
 MEMORY = next((folder for folder in ("/dev/shm",) if os.access(folder, os.W_OK)), None)
 """Where files cost least: the simulated disks say what survives, not this one."""
@@ -197,10 +202,13 @@ class World:
         """Nodes end by themselves only when their disks gave them a reason."""
         self.observer.raise_broken()
         for machine in self.machines.values():
-            if machine.problem is not None:
-                if not machine.may_fail:
-                    raise Violation(f"{machine.name} ended by itself: {machine.problem!r}")
-                self.note(machine.name, f"ended: {machine.problem}")
+            problem = machine.problem
+            if problem is not None:
+                while isinstance(problem, ExceptionGroup):
+                    problem = problem.exceptions[0]
+                if not (machine.may_fail and isinstance(problem, BLAMES_THE_DISK)):
+                    raise Violation(f"{machine.name} ended by itself: {problem!r}") from problem
+                self.note(machine.name, f"ended: {type(problem).__name__}")
                 machine.problem = None
 
     async def _until(self, condition: Callable[[], bool], what: str) -> None:

@@ -424,6 +424,17 @@ def test_a_sync_that_fails_when_a_directory_is_looked_at_names_the_file(tmp_path
         log.close()
 
 
+def test_a_log_that_cannot_be_created_names_the_file(tmp_path: Path) -> None:
+    """On a disk that fails or is full, in words for people."""
+    disk = add(tmp_path / "n")
+    disk.sync_fails = "once"
+    with pytest.raises(StorageFailed, match=r"raft\.db"):
+        SqliteLog.create(tmp_path / "n" / "raft.db")
+    disk.full = True
+    with pytest.raises(StorageFailed, match=r"raft\.db.*full"):
+        SqliteLog.create(tmp_path / "n" / "other-raft.db")
+
+
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     """Of every file, with SQLite's own salts; another seed gives others."""
 
