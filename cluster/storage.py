@@ -59,6 +59,12 @@ class Storage:
 
     def _open(self, applied_index_min: int) -> Machine:
         path = self._directory.state_path
+        try:
+            return self._open_at(path, applied_index_min)
+        except apsw.Error as error:
+            raise storage_error(str(path), error) from error
+
+    def _open_at(self, path: Path, applied_index_min: int) -> Machine:
         connection = state.open_state(path, applied_index_min=applied_index_min)
         # a page that a power cut tore in the last checkpoint stands whole in the write-ahead file
         state.checkpoint(connection)

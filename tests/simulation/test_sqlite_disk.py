@@ -12,9 +12,10 @@ import pytest
 
 from cluster import state
 from cluster.corruption import CorruptState
-from cluster.datadir import swap_in
+from cluster.datadir import DataDir, swap_in
 from cluster.raft.log import CorruptLog, StorageFailed
 from cluster.raft.sqlite_log import SqliteLog
+from cluster.storage import Storage
 from simulation.node.sqlite_disk import Failing, NodeDisk, SimulatedDisks
 from tests.cluster.entries import Driver
 from tests.raft.log_disks import content, fill
@@ -433,6 +434,32 @@ def test_a_log_that_cannot_be_created_names_the_file(tmp_path: Path) -> None:
     disk.full = True
     with pytest.raises(StorageFailed, match=r"raft\.db.*full"):
         SqliteLog.create(tmp_path / "n" / "other-raft.db")
+
+
+def test_a_state_that_does_not_fit_on_the_disk_names_the_file(tmp_path: Path) -> None:
+    """Whichever write of a first start meets the full disk; seed 2084677832 with five nodes met the
+    last of them as a bare error."""
+    refused: list[str] = []
+    for writes in range(0, 60, 3):
+        folder = tmp_path / str(writes)
+        disk = add(folder)
+        directory = DataDir.open(folder, "a", lambda: "uid-a")
+        directory.join("cluster", [["a", "uid-a", "a:1", "voter"]])
+        left = writes
+
+        def fill_up(moment: str, disk: NodeDisk = disk) -> None:
+            nonlocal left
+            left -= moment == "before write"
+            disk.full = disk.full or left < 0
+
+        disk.on_call = fill_up
+        try:
+            Storage(directory, lambda applied: None, applied_index_min=0).close()
+        except StorageFailed as error:
+            refused.append(str(error))
+        directory.close()
+    assert len(refused) > 3
+    assert all("state.db" in words for words in refused)
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
