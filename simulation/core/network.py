@@ -74,6 +74,7 @@ class Network:
     def hang_up(self, dead: str, survivor: str) -> None:
         """`dead` is no more: what it sent arrives for a moment, then the survivor is told."""
         pair = _pair(dead, survivor)
+        self._wanted.pop(pair, None)  # whoever wanted it is dead, and dials when it is back
         number = self._session.get(pair)
         if number:
             self._session[pair] = 0
