@@ -29,8 +29,6 @@ class Stage(Protocol):
 
     def leads(self, name: str) -> bool: ...
 
-    def is_alive(self, name: str) -> bool: ...
-
     # --- processes ---
 
     def start(self, name: str) -> None:

@@ -77,9 +77,6 @@ class CoreStage:
     def leads(self, name: str) -> bool:
         return self._world.processes[name].leads
 
-    def is_alive(self, name: str) -> bool:
-        return self._world.processes[name].alive
-
     def start(self, name: str) -> None:
         if not self._world.processes[name].alive:
             self._world.start(name)

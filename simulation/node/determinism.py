@@ -46,8 +46,6 @@ class Scheduler(trio.abc.Instrument):
     """What a simulated world asks of time and tasks."""
 
     def __init__(self) -> None:
-        self.on_step: Callable[[str], None] = lambda host: None
-        """Told of the host of every step of a task that belongs to one."""
         self._ahead_s = 0.0  # of virtual time, in the step in progress
         self._clock = MockClock(autojump_threshold=0)
         self._clock.current_time = self._now  # type: ignore[method-assign]
@@ -138,12 +136,10 @@ class Scheduler(trio.abc.Instrument):
     # --- for trio ---
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        host = task.context.get(_HOST, "")
+        host = task.context.get(_HOST, "") if self._ahead_s else ""
         if host:
-            self.on_step(host)
-            if self._ahead_s:
-                ahead_s, self._ahead_s = self._ahead_s, 0.0
-                self.stall(host, ahead_s)
+            ahead_s, self._ahead_s = self._ahead_s, 0.0
+            self.stall(host, ahead_s)
 
     async def _keep_time(self) -> None:
         while True:

@@ -152,9 +152,6 @@ class NodeStage:
     def leads(self, name: str) -> bool:
         return self._world.machines[name].is_leader
 
-    def is_alive(self, name: str) -> bool:
-        return self._world.machines[name].is_connected
-
     # --- processes ---
 
     def start(self, name: str) -> None:
