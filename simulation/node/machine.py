@@ -83,16 +83,19 @@ class Site(NamedTuple):
 
 
 class _Log(io.StringIO):
-    """What a node logs is in the trace as well."""
+    """What a node logs is in the trace as well, wherever the files of this run and ours lie."""
 
-    def __init__(self, name: str, trace: Trace) -> None:
+    def __init__(self, name: str, trace: Trace, folder: Path) -> None:
         super().__init__()
         self._name = name
         self._trace = trace
+        self._places = (f"{folder}/", f"{Path(__file__).parents[2]}/")
 
     def write(self, text: str) -> int:
         for line in text.splitlines():
             what = line.split(None, 4)[-1]  # behind time, level, node and term
+            for place in self._places:
+                what = what.replace(place, "")
             self._trace.add(trio.current_time(), self._name, "log", what)
         return super().write(text)
 
@@ -111,7 +114,7 @@ class Machine:
         self.frozen_until_s = 0.0  # the newest time at which it was stopped in the middle
         self.is_alive = False  # a process runs here; it may be about to die or to stop
         self.node: Node | None = None
-        self.log = _Log(name, site.trace)
+        self.log = _Log(name, site.trace, site.folder)
         self.problem: Exception | None = None  # that ended the node, unasked
         self.may_fail = False  # its disk has given it a reason to end
         self.is_rotten = False  # a byte on its disk is not what was written
