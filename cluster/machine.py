@@ -28,13 +28,14 @@ from cluster.operations import (
     MEMBERSHIP,
     NO_OP,
     REGULAR,
+    VERSION,
     UnsupportedEntry,
     is_count,
     is_text,
     unpack,
     unseal,
 )
-from cluster.registry import OPERATIONS, Operation
+from cluster.registry import OPERATIONS, Operation, by_version
 from cluster.sessions import NEW, Sessions
 from pubsub import log
 from pubsub.events import (
@@ -80,19 +81,20 @@ class Machine:
         self.elapsed_ms = meta.elapsed_ms
         self.cluster_id = meta.cluster_id
         self.members = meta.members
+        self.entry_version = state.entry_version(connection)
         self.digests: dict[int, bytes] = {self.applied_index: self.digest}
         self.duplicates = 0  # requests answered from the retry window, since start
         self._leader = meta.leader
         self._leader_term = meta.leader_term
         self._next_client_id = meta.next_client_id
-        self._version = 1  # of the entry in progress
         self._failed = False
         self._uncommitted = 0  # entries
         self._uncommitted_bytes = 0
         self._pack: Callable[[object], bytes] = msgpack.Packer().pack
         self._sessions = Sessions(connection)
         self._apply = Entry(connection, self._run_nested)
-        self._registry = {**OPERATIONS, **self._own_operations()}
+        self._registries = by_version({**OPERATIONS, **self._own_operations()})
+        self._registry = self._registries[VERSION]  # of the entry in progress
         # name -> [done, rejected] since start; metrics, not state
         self.operations = {name: [0, 0] for name in self._registry}
 
@@ -180,7 +182,11 @@ class Machine:
         wall_ms = max(self.wall_ms, items[1])
         elapsed_ms = max(self.elapsed_ms, items[2])
         apply.begin(index, wall_ms, elapsed_ms, self.revision)
-        self._version = items[0]
+        version = apply.version = items[0]
+        self._registry = self._registries[version]
+        if version > self.entry_version:
+            self.entry_version = version
+            state.note_entry_version(self.connection, version)
         if kind == REGULAR:
             return self._run_operations(items[3:])
         if kind == NO_OP:
@@ -219,9 +225,9 @@ class Machine:
     def _run(self, name: str, args: Any) -> Any:
         """The result of one operation. HOT."""
         operation = self._registry.get(name)
-        if operation is None or operation.since > self._version:
+        if operation is None:
             return Rejection("unknown_operation", f'there is no operation "{name[:64]}"')
-        function, least, most, _, revocable, _ = operation
+        function, least, most, _, revocable, _, _ = operation
         if not least <= len(args) <= most:
             result: Any = _malformed(f"{name}: from {least} to {most} arguments are needed")
         elif revocable:

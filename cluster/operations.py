@@ -23,7 +23,7 @@ from cluster.limits import ACTOR_BYTES_MAX, CLOCK_MS_MAX, INTEGER_MAX, TRACE_TEX
 from pubsub.events import Meta, compress
 from pubsub.rejection import Rejection
 
-VERSION: Final = 1
+VERSION: Final = 2
 """The newest entry version that this release knows. A leader writes a newer one only once every
 member knows it; a node that finds one that it does not know stops, because it would drift."""
 
@@ -93,9 +93,11 @@ def unpack(payload: bytes) -> Operation | Rejection:
     return Rejection("malformed", "an item of the operation has a wrong type or value")
 
 
-def seal(payloads: Sequence[bytes], wall_ms: int, elapsed_ms: int) -> bytes:
+def seal(
+    payloads: Sequence[bytes], wall_ms: int, elapsed_ms: int, version: int = VERSION
+) -> bytes:
     """The body of a REGULAR entry with packed operations, which are copied as they are. HOT."""
-    return _pack((VERSION, wall_ms, elapsed_ms, payloads))
+    return _pack((version, wall_ms, elapsed_ms, payloads))
 
 
 def unseal(body: bytes) -> list[Any] | None:

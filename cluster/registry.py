@@ -7,10 +7,11 @@ never answer differently.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from cluster import kv, publishing, transactions
+from cluster.operations import VERSION
 from hooks.trigger import trigger
 from pubsub import groups, membership
 from pubsub.checkpoint import checkpoint
@@ -25,6 +26,7 @@ class Operation(NamedTuple):
     nestable: bool = False  # may be an effect of a handler, inside a checkpoint
     revocable: bool = False  # may be refused after it began to write: runs under a savepoint
     since: int = 1  # the entry version that introduced it; in older entries it is unknown
+    arguments_max_v1: int | None = None  # in entries of version 1, where it took fewer
 
 
 OPERATIONS: Final[dict[str, Operation]] = {
@@ -46,3 +48,21 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "group.discard": Operation(groups.discard, 2, 2, revocable=True),
     "hook.trigger": Operation(trigger, 3, 3),
 }
+
+
+def by_version(operations: Mapping[str, Operation]) -> dict[int, dict[str, Operation]]:
+    """What the operations are in entries of each version."""
+    return {
+        version: {
+            name: _as_of(operation, version)
+            for name, operation in operations.items()
+            if operation.since <= version
+        }
+        for version in range(1, VERSION + 1)
+    }
+
+
+def _as_of(operation: Operation, version: int) -> Operation:
+    if version > 1 or operation.arguments_max_v1 is None:
+        return operation
+    return operation._replace(arguments_max=operation.arguments_max_v1)

@@ -21,7 +21,7 @@ from cluster import kv, sessions
 from cluster.corruption import CorruptState, UnsupportedState, storage_error
 from pubsub import groups, log
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 APPLICATION_ID: Final = 0x5452454D  # "TREM": what `file` and SQLite's own tools show
 CHECKSUMS: Final = "cksmvfs"
 MEMORY: Final = ":memory:"
@@ -53,6 +53,18 @@ CREATE TABLE meta(
 -- Entry 1 of every log does nothing, and Raft counts it as applied from the start.
 INSERT INTO meta VALUES(0, 1, 0, 0, zeroblob(32), 0, 0, 1, NULL, 0, NULL, x'90');
 """
+
+_ENTRY_VERSION_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS entry_format(
+    id INTEGER PRIMARY KEY CHECK (id = 0),
+    version INTEGER NOT NULL         -- of the newest kind of entry that was applied
+) STRICT;
+INSERT OR IGNORE INTO entry_format VALUES(0, 1);
+"""
+_SCHEMAS_1: Final = (_SCHEMA, kv.SCHEMA, sessions.SCHEMA, log.SCHEMA, groups.SCHEMA)
+_SCHEMAS_2: Final = (_ENTRY_VERSION_SCHEMA,)
+"""Tables of format 2, added to a state of format 1 when it is opened: an older state has none of
+what stands in them, and without a row all is as it was."""
 
 
 class Meta(NamedTuple):
@@ -131,6 +143,16 @@ def load(connection: apsw.Connection) -> Meta:
         " leader, leader_term, cluster_id, members FROM meta"
     ).get
     return Meta._make([*columns, msgpack.unpackb(members)])
+
+
+def entry_version(connection: apsw.Connection) -> int:
+    """The newest version of an entry that was applied, or that the cluster began with."""
+    return int(connection.execute("SELECT version FROM entry_format").get)
+
+
+def note_entry_version(connection: apsw.Connection, version: int) -> None:
+    """Entries of this version are applied from now on, or are what the cluster begins with."""
+    connection.execute("UPDATE entry_format SET version = ?", (version,))
 
 
 def checkpoint(connection: apsw.Connection) -> Checkpoint:
@@ -261,10 +283,19 @@ def _initialise(connection: apsw.Connection, path: str) -> None:
         connection.execute("BEGIN IMMEDIATE")
         connection.pragma("application_id", APPLICATION_ID)
         connection.pragma("user_version", FORMAT)
-        for schema in (_SCHEMA, kv.SCHEMA, sessions.SCHEMA, log.SCHEMA, groups.SCHEMA):
+        for schema in (*_SCHEMAS_1, *_SCHEMAS_2):
             connection.execute(schema).fetchall()
         connection.execute("COMMIT")
     connection.pragma("journal_mode", "WAL")
+
+
+def _upgrade(connection: apsw.Connection) -> None:
+    """Bring a state of an older format to ours, in one transaction."""
+    connection.execute("BEGIN IMMEDIATE")
+    for schema in _SCHEMAS_2:
+        connection.execute(schema).fetchall()
+    connection.pragma("user_version", FORMAT)
+    connection.execute("COMMIT")
 
 
 def _check(connection: apsw.Connection, path: str, applied_index_min: int) -> None:
@@ -274,6 +305,8 @@ def _check(connection: apsw.Connection, path: str, applied_index_min: int) -> No
     found = int(connection.pragma("user_version"))
     if found > FORMAT:
         raise UnsupportedState(path, found, FORMAT)
+    if found < FORMAT:
+        _upgrade(connection)
     # The VFS believes the header, so a flipped byte there would turn all other checks off.
     if path != MEMORY and int(connection.pragma("checksum_verification") or 0) != 1:
         raise CorruptState(path, "its header does not announce page checksums")

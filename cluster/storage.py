@@ -22,6 +22,7 @@ from cluster.blocking import Blocking, in_thread
 from cluster.corruption import CorruptState, storage_error
 from cluster.datadir import DataDir, swap_in
 from cluster.machine import Applied, Machine
+from cluster.operations import VERSION
 from cluster.raft.log import StorageFailed
 from cluster.raft.membership import Membership
 from cluster.raft.snapshot import SnapshotSink, SnapshotSource
@@ -77,6 +78,8 @@ class Storage:
                 "UPDATE meta SET cluster_id = ?, members = ?",
                 (identity.cluster_id, msgpack.packb(identity.founders)),
             )
+            if not identity.applicant:  # a cluster that begins now has no member that knows less
+                state.note_entry_version(connection, VERSION)
         elif meta.cluster_id != self._directory.identity.cluster_id:
             raise CorruptState(str(path), f"it belongs to cluster {meta.cluster_id}")
         return Machine(connection)
@@ -92,6 +95,10 @@ class Storage:
     @property
     def elapsed_ms(self) -> int:
         return self.machine.elapsed_ms
+
+    @property
+    def entry_version(self) -> int:
+        return self.machine.entry_version
 
     def apply(self, index: int, term: int, command: bytes) -> list[object]:
         applied = self.machine.apply(index, term, command)

@@ -28,6 +28,7 @@ class Apply:
         "packed_events",
         "revision",
         "run",
+        "version",
         "wall_ms",
     )
 
@@ -36,6 +37,9 @@ class Apply:
         # The state machine's callback: applies operation `name` with `args` inside the one in
         # progress and returns its result. It refuses what may not be nested.
         self.run: Run = run or _run_nothing
+        # Of the entry in progress. What is new in one may only happen in entries that say so: a
+        # release that knows less applies the older ones, too, and must come to the same state.
+        self.version = 2
         self.meta: Meta | None = None  # of the operation in progress
         self._pack: Callable[[object], bytes] = msgpack.Packer().pack
         self.begin(0, 0, 0, 0)

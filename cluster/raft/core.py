@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from cluster.errors import LeaderChanged, NoLeader, NotLeader, Rejected
-from cluster.operations import seal
+from cluster.operations import VERSION, seal
 from cluster.raft.consensus import MEMBERSHIP, REGULAR, STALL_MAX_S
 from cluster.raft.leading import Leading
 from cluster.raft.log import Entry
@@ -23,6 +23,7 @@ from cluster.raft.membership import Change, Membership
 from cluster.raft.proposals import Done, Forwarded, Proposal, Proposals, overloaded
 from cluster.raft.reads import ReadRounds
 from cluster.raft.stock import Message
+from cluster.raft.versions import EntryVersions
 
 ReadDone = Callable[[object], None]
 """Called once: with None when the local state is fresh enough, or with a TremulaError."""
@@ -68,6 +69,7 @@ class Core(Leading):
         self._membership_index = 0
         self._stall_until = now
         self._remembered_at = now
+        self.versions = EntryVersions()
         self._handlers = {
             "append_entries": self._receive_append_entries,
             "append_reply": self._receive_append_reply,
@@ -80,6 +82,7 @@ class Core(Leading):
             "forward_reply": self._receive_forward_reply,
             "read_index": self._receive_read_index,
             "read_index_reply": self._receive_read_index_reply,
+            "release": self._receive_release,
         }
         super().__init__(**arguments)
 
@@ -137,6 +140,7 @@ class Core(Leading):
     def peer_connected(self, now: float, name: str) -> None:
         """A session with `name` is up: what was on the way in the last one is lost."""
         self._connected[name] = True
+        self._send(name, {"type": "release", "entry_version": VERSION})
         progress = self._progress.get(name)
         if progress is not None:
             progress.connected = True
@@ -146,6 +150,7 @@ class Core(Leading):
     def peer_disconnected(self, now: float, name: str) -> None:
         """The session with `name` broke."""
         self._connected[name] = False
+        self.versions.forget(name)
         if name in self._progress:
             self._progress[name].connected = False
         if name == self.leader:
@@ -207,9 +212,11 @@ class Core(Leading):
             return self._may_append()
         return self._reachable_leader() is not None
 
-    def set_stamp_floor(self, wall_ms: int, elapsed_ms: int) -> None:
-        """The applied state's clocks: a new leader's stamps begin no earlier."""
+    def follow_state(self, wall_ms: int, elapsed_ms: int, entry_version: int) -> None:
+        """The applied state's clocks, before which no new leader's stamps begin, and the newest
+        entry version in it."""
         self._stamp_floor = (wall_ms, elapsed_ms)
+        self.versions.agreed = entry_version
 
     def installed(self, now: float, index: int, term: int, members: Membership) -> None:
         """A snapshot became the state (Fig. 13); entries it jumped over answer nobody here."""
@@ -279,7 +286,8 @@ class Core(Leading):
 
     def _append_entry(self, proposals: list[Proposal]) -> None:
         wall, elapsed = self.clock.stamp(self._now, self.members.voters)
-        command = REGULAR + seal([p.payload for p in proposals], wall, elapsed)
+        version = self.versions.newest(self._progress)
+        command = REGULAR + seal([p.payload for p in proposals], wall, elapsed, version)
         index = self.log.last.index + 1
         self._append_own(command, index)
         self.proposals.wait(index, self.term, 0, [p.done for p in proposals])
@@ -292,6 +300,9 @@ class Core(Leading):
                     self._progress[origin.peer].awaited = index
                 place = {"index": index, "term": self.term, "offset": position}
                 self._send(origin.peer, {"type": "forward_reply", "id": origin.identity, **place})
+
+    def _receive_release(self, now: float, sender: str, message: Message) -> None:
+        self.versions.told(sender, message["entry_version"])
 
     def _receive_forward(self, now: float, sender: str, message: Message) -> None:
         if not self.is_leader:

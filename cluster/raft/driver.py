@@ -28,6 +28,8 @@ class StateMachine(SnapshotStore, Protocol):
     def wall_ms(self) -> int: ...
     @property
     def elapsed_ms(self) -> int: ...
+    @property
+    def entry_version(self) -> int: ...
     def apply(self, index: int, term: int, command: bytes) -> Sequence[object]: ...
 
 
@@ -54,7 +56,7 @@ class Driver:
         self._send = send
         self._monotonic = monotonic
         self._replies: list[tuple[str, Message]] = []
-        core.set_stamp_floor(state.wall_ms, state.elapsed_ms)
+        self._follow_state()
 
     def take_note(self, now: float, sender: str, message: Message) -> bool:
         """Take in, and answer, a message that changes nothing; False if it needs a step. HOT."""
@@ -74,7 +76,7 @@ class Driver:
             if not self.snapshots.receive(now, sender, message):
                 core.receive(now, sender, message)
             elif message["type"] == "snapshot_chunk":  # it may have become the state
-                core.set_stamp_floor(self._state.wall_ms, self._state.elapsed_ms)
+                self._follow_state()
         core.tick(now)
         self.snapshots.drive(now)
         for peer, message in core.take_early():
@@ -115,7 +117,11 @@ class Driver:
                 self._observe_apply(now - before)
                 if now > began + APPLY_S_MAX:
                     break
-            self.core.set_stamp_floor(self._state.wall_ms, self._state.elapsed_ms)
+            self._follow_state()
+
+    def _follow_state(self) -> None:
+        state = self._state
+        self.core.follow_state(state.wall_ms, state.elapsed_ms, state.entry_version)
 
     def _reply_later(self, peer: str, message: Message) -> None:
         # a snapshot's answers claim what the log holds: they leave after the fsync

@@ -47,6 +47,7 @@ _KEYS: dict[str, _Keys] = {
         "id": _INT, "request": (str,), "name": (str, type(None)), "address": (str,),
     },
     "admin_reply": {"id": _INT, "error": (list, type(None))},
+    "release": {"entry_version": _INT},
     "digest": {"index": _INT, "digest": _BYTES},
     "snapshot_chunk": {
         "term": _INT, "id": _INT, "index": _INT, "log_term": _INT, "members": _LIST,

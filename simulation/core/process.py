@@ -230,6 +230,10 @@ class Watched:
     def elapsed_ms(self) -> int:
         return self._state.elapsed_ms
 
+    @property
+    def entry_version(self) -> int:
+        return self._state.entry_version
+
     def apply(self, index: int, term: int, command: bytes) -> list[object]:
         process = self._process
         process.port()

@@ -24,6 +24,7 @@ class Registers:
         self.term = 0
         self.wall_ms = 0
         self.elapsed_ms = 0
+        self.entry_version = 1
         self.members = members
         self.values: dict[str, tuple[int, str]] = {}
 
@@ -44,6 +45,7 @@ class Registers:
         if len(command) > 1 and (body[1] < self.wall_ms or body[2] < self.elapsed_ms):
             raise AssertionError(f"a clock went back at entry {index}")
         self.wall_ms, self.elapsed_ms = max(self.wall_ms, body[1]), max(self.elapsed_ms, body[2])
+        self.entry_version = max(self.entry_version, body[0])
         self.index, self.term = index, term
         return results
 
@@ -63,6 +65,10 @@ class ToyState:
     @property
     def elapsed_ms(self) -> int:
         return self.rows.elapsed_ms
+
+    @property
+    def entry_version(self) -> int:
+        return self.rows.entry_version
 
     def apply(self, index: int, term: int, command: bytes) -> list[object]:
         return self.rows.apply(index, term, command)
@@ -91,7 +97,7 @@ class ToyState:
 class _Source:
     def __init__(self, rows: Registers) -> None:
         self.index, self.term, self.members = rows.index, rows.term, rows.members
-        clocks = [rows.wall_ms, rows.elapsed_ms]
+        clocks = [rows.wall_ms, rows.elapsed_ms, rows.entry_version]
         self._data: bytes = msgpack.packb(
             [rows.index, rows.term, clocks, rows.members.encode(), rows.values]
         )
@@ -115,7 +121,8 @@ class _Sink:
     def seal(self) -> None:
         index, term, clocks, members, values = msgpack.unpackb(self._data)
         rows = Registers(Membership.decode(members))
-        rows.index, rows.term, (rows.wall_ms, rows.elapsed_ms) = index, term, clocks
+        rows.index, rows.term = index, term
+        rows.wall_ms, rows.elapsed_ms, rows.entry_version = clocks
         rows.values = {key: (value[0], value[1]) for key, value in values.items()}
         self._state.incoming = rows
 

@@ -26,6 +26,7 @@ TABLES = (
     "group_partitions",
     "group_completions",
     "dead_letters",
+    "entry_format",
 )
 
 Entry = tuple[int, int, bytes]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 from cluster import kv, operations, state
 from cluster.limits import DIGESTS_MAX
 from cluster.machine import Applied, Machine
-from cluster.operations import NO_OP, REGULAR, UnsupportedEntry
-from cluster.registry import OPERATIONS
+from cluster.operations import NO_OP, REGULAR, VERSION, UnsupportedEntry
+from cluster.registry import OPERATIONS, Operation, by_version
 from pubsub import groups
 from pubsub.limits import MEMBERS_MAX
 from pubsub.rejection import Rejection
@@ -312,7 +313,28 @@ def test_an_entry_of_a_newer_release_stops_the_machine() -> None:
         driver.apply(b"\x03")
     driver = Driver()
     with pytest.raises(UnsupportedEntry):
-        driver.apply(bytes((REGULAR,)) + b"\x94\x02\x00\x00\x90")
+        driver.apply(bytes((REGULAR,)) + msgpack.packb([VERSION + 1, 0, 0, []]))
+
+
+def test_an_entry_of_an_older_version_knows_only_what_that_version_knew() -> None:
+    """A release that came later must answer as the one did that wrote it."""
+    older = Operation(lambda apply, *args: len(args), 1, 3, arguments_max_v1=2)
+    newer = Operation(lambda apply: 0, 0, 0, since=2)
+    registries = by_version({"older": older, "newer": newer})
+    assert registries[1] == {"older": older._replace(arguments_max=2)}
+    assert registries[2] == {"older": older, "newer": newer}
+
+
+def test_the_newest_version_of_an_entry_is_kept(tmp_path: Path) -> None:
+    """What was applied once may be written by every later leader, over restarts too."""
+    driver = Driver(tmp_path / "state.db")
+    assert driver.machine.entry_version == 1
+    driver.apply(bytes((REGULAR,)) + operations.seal([put("a")], 1, 1, 1))
+    assert driver.machine.entry_version == 1
+    driver.entry(put("b"))
+    driver.machine.commit()
+    driver.reopen()
+    assert driver.machine.entry_version == VERSION
 
 
 def test_the_clocks_never_run_backwards() -> None:

@@ -27,6 +27,7 @@ def test_a_golden_directory_opens_with_everything_in_it(golden: Path, tmp_path: 
     raft_log = SqliteLog.open(directory.log_path)
     storage = Storage(directory, lambda applied: None, applied_index_min=raft_log.first.index)
     machine = storage.machine
+    assert machine.entry_version == int(golden.name.removeprefix("format-"))
     assert raft_log.last.index >= machine.applied_index > 30
     rows, more = kv.range_(machine.connection, "key/", "key0", 100)
     assert not more
