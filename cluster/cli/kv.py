@@ -13,6 +13,7 @@ from cluster.cli.events import show_event
 from cluster.cli.outcome import Failure
 from cluster.cli.output import readable, value_fields
 from cluster.cli.session import Cli, online
+from cluster.cli.start import START_HELP, parse_start
 from cluster.client import Client, Entry
 from cluster.limits import VALUE_BYTES_MAX
 from cluster.protocol import LINEARIZABLE, LOCAL
@@ -128,9 +129,7 @@ async def _list(
 async def _watch(
     cli: Cli,
     prefix: Prefix = "",
-    start: Annotated[
-        str, typer.Option("--from", help='"latest", "earliest" or a revision.')
-    ] = "latest",
+    start: Annotated[str, typer.Option("--from", help=START_HELP)] = "latest",
     count: Annotated[int | None, typer.Option("--count", min=1, help="Stop after so many.")] = None,
 ) -> None:
     """Follow the changes of keys, each exactly once, until Ctrl-C."""
@@ -143,15 +142,6 @@ async def _watch(
                 with_count += 1
                 if with_count == count:
                     return
-
-
-def parse_start(text: str) -> int | str:
-    """Where to begin: a word or a revision."""
-    if text in ("latest", "earliest"):
-        return text
-    if text.isascii() and text.isdigit() and int(text) >= 1:
-        return int(text)
-    raise typer.BadParameter(f'"latest", "earliest" or a revision from 1, got {text!r}')
 
 
 def value_bytes(value: str | None, file: Path | None) -> bytes:

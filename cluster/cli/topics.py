@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from cluster.cli.events import show_event
-from cluster.cli.kv import parse_start, value_bytes
+from cluster.cli.kv import value_bytes
 from cluster.cli.session import Cli, online
+from cluster.cli.start import START_HELP, parse_start
 from pubsub.topics import validate_pattern, validate_topic
 
 
@@ -57,9 +58,7 @@ async def _pub(
 async def _sub(
     cli: Cli,
     pattern: Annotated[str, typer.Argument(help='"*" is one segment, ">" one or more.')] = ">",
-    start: Annotated[
-        str, typer.Option("--from", help='"latest", "earliest" or a revision.')
-    ] = "latest",
+    start: Annotated[str, typer.Option("--from", help=START_HELP)] = "latest",
     count: Annotated[int | None, typer.Option("--count", min=1, help="Stop after so many.")] = None,
 ) -> None:
     """Follow the events that match, each exactly once, until Ctrl-C."""
