@@ -2,6 +2,7 @@
 
     identity.json   node, uid, cluster id, founders        raft.db    the Raft log and the vote
     raft.mark       how far the log has ever been (lazy)   state.db   the replicated state
+                                                           index.db   an index of its events
 
 The uid is minted with the directory. A directory that was wiped gets a new one; so does one that
 forgot something that the node may have acknowledged (an older copy, a missing or shortened file):
@@ -31,8 +32,11 @@ from cluster.raft.sqlite_log import SqliteLog
 
 FORMAT = 1
 IDENTITY, MARK, LOCK = "identity.json", "raft.mark", "lock"
-LOG, STATE, INCOMING = "raft.db", "state.db", "state.db.incoming"
-_FILES = (LOG, f"{LOG}-wal", f"{LOG}-shm", STATE, f"{STATE}-wal", f"{STATE}-shm", INCOMING, MARK)
+LOG, STATE, INCOMING, INDEX = "raft.db", "state.db", "state.db.incoming", "index.db"
+_FILES = (
+    LOG, f"{LOG}-wal", f"{LOG}-shm", STATE, f"{STATE}-wal", f"{STATE}-shm", INCOMING, MARK,
+    INDEX, f"{INDEX}-wal", f"{INDEX}-shm",
+)  # fmt: skip
 
 
 class DataDirError(Exception):
@@ -109,6 +113,10 @@ class DataDir:
     @property
     def state_path(self) -> Path:
         return self.path / STATE
+
+    @property
+    def index_path(self) -> Path:
+        return self.path / INDEX
 
     @property
     def incoming_path(self) -> Path:

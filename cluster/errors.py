@@ -212,6 +212,22 @@ class Closed(DefiniteError):
 
 
 @dataclass(eq=False)
+class Fenced(DefiniteError):
+    """What was delivered is not this consumer's any more: its session, its lease or its partition
+    was lost. The event is delivered again, to whoever has it now."""
+
+    kind = "fenced"
+    group: str
+    revision: int
+
+    def message(self) -> str:
+        return (
+            f'event {self.revision} of group "{self.group}" is not this consumer\'s any more; '
+            "it is delivered again"
+        )
+
+
+@dataclass(eq=False)
 class Timeout(OutcomeUnknown):
     """The deadline passed while the request was under way."""
 
@@ -284,7 +300,7 @@ REGISTRY: dict[str, type[TremulaError]] = {
     error.kind: error
     for error in (
         NotLeader, NoLeader, Overloaded, Rejected, LimitExceeded, Malformed, UnknownRequest,
-        Compacted, Unauthorized, Stopping, VersionMismatch, Unreachable, Closed, Timeout,
+        Compacted, Unauthorized, Stopping, VersionMismatch, Unreachable, Closed, Fenced, Timeout,
         LeaderChanged, ConnectionLost, RetryRefused, OtherDefinite, OtherUnknown,
     )
 }  # fmt: skip

@@ -20,7 +20,6 @@ from hooks.ports import Unavailable
 from hooks.runtime import HookRuntime
 from hooks.service import HookService
 from pubsub.events import Event
-from pubsub.log import Compacted
 from pubsub.rejection import Rejection
 
 if TYPE_CHECKING:
@@ -115,9 +114,7 @@ class HookPort:
                     raise Unavailable(f"{name}: the session ended while it was under way")
         raise Unavailable(f"{name}: no answer within {PATIENCE_S:.0f} s")
 
-    def read_events(
-        self, from_revision: int, events_max: int, bytes_max: int
-    ) -> list[Event] | Compacted:
+    def read_events(self, from_revision: int, events_max: int, bytes_max: int) -> list[Event]:
         return self._node.read_events(from_revision, events_max, bytes_max)
 
     def watch_applied(self, callback: Callable[[], None]) -> Callable[[], None]:

@@ -37,7 +37,7 @@ from cluster.operations import (
 )
 from cluster.registry import OPERATIONS, Operation, by_version
 from cluster.sessions import NEW, Sessions
-from pubsub import log
+from pubsub import log, topic_tails
 from pubsub.events import (
     CLUSTER_LEADER_ELECTED,
     CLUSTER_MEMBERSHIP_CHANGED,
@@ -64,6 +64,7 @@ class Applied:
     count: int
     packed_events: list[bytes]
     wall_ms: int  # the cluster's clock at this entry
+    trimmed_to: int  # the newest event that retention took in this entry, or 0
     digest: bytes  # of the state after it
 
 
@@ -102,6 +103,10 @@ class Machine:
         """What the applied state holds under `key`. Only between entries. HOT."""
         return kv.get_remembered(self._apply, key)
 
+    def topics(self, after: str, limit: int) -> tuple[list[tuple[str, int]], bool]:
+        """Topics of users as `topic_tails.page` gives them. Only between entries."""
+        return topic_tails.page(self.connection, self._apply.published, after, limit)
+
     @property
     def sessions_count(self) -> int:
         """How many client sessions there are."""
@@ -110,7 +115,7 @@ class Machine:
     def apply(self, index: int, term: int, command: bytes) -> Applied:
         """Apply the entry at `index`. One that was applied before is ignored: it has no results."""
         if index <= self.applied_index:
-            return Applied(index, term, [], self.revision + 1, 0, [], self.wall_ms, self.digest)
+            return Applied(index, term, [], self.revision + 1, 0, [], self.wall_ms, 0, self.digest)
         if self._failed or index != self.applied_index + 1:
             raise AssertionError(f"entry {index} after {self.applied_index}")
         self._failed = True
@@ -138,6 +143,7 @@ class Machine:
         if not self._uncommitted:
             return
         try:
+            self._store_published()
             self.connection.execute(
                 "UPDATE meta SET applied_index = ?, applied_term = ?, revision = ?, digest = ?,"
                 " wall_ms = ?, elapsed_ms = ?, next_client_id = ?",
@@ -157,6 +163,12 @@ class Machine:
             self._roll_back()
             raise storage_error(self.connection.filename, error) from error
         self._uncommitted = self._uncommitted_bytes = 0
+
+    def _store_published(self) -> None:
+        published = self._apply.published
+        if published and self.entry_version > 1:
+            topic_tails.store(self.connection, published)
+        published.clear()
 
     @property
     def is_commit_due(self) -> bool:
@@ -187,6 +199,8 @@ class Machine:
         if version > self.entry_version:
             self.entry_version = version
             state.note_entry_version(self.connection, version)
+            apply.published.clear()  # of older entries: the log knows more of them
+            topic_tails.adopt(self.connection, self.revision)
         if kind == REGULAR:
             return self._run_operations(items[3:])
         if kind == NO_OP:
@@ -269,6 +283,7 @@ class Machine:
             count=count,
             packed_events=apply.packed_events,
             wall_ms=apply.wall_ms,
+            trimmed_to=apply.trimmed_to,
             digest=digested,
         )
 

@@ -81,6 +81,12 @@ SAMPLED: Mapping[str, Sampled] = {
     "tremula_log_first_revision": Sampled("gauge", "Oldest revision that retention has left."),
     "tremula_log_subscriptions": Sampled("gauge", "Open subscriptions on this node."),
     "tremula_log_events_delivered_total": Sampled("counter", "Events sent to subscribers."),
+    "tremula_event_index_lag_events": Sampled(
+        "gauge", "Events that are not in the event index yet."
+    ),
+    "tremula_event_index_rebuilds_total": Sampled(
+        "counter", "Times the event index was thrown away and built anew."
+    ),
     # Consumer groups
     "tremula_group_members": Sampled("gauge", "Members of the group.", ("group",)),
     "tremula_group_partitions_owned": Sampled(
@@ -90,6 +96,19 @@ SAMPLED: Mapping[str, Sampled] = {
         "gauge", "Events between the slowest partition's floor and the newest event.", ("group",)
     ),
     "tremula_group_dead_letters": Sampled("gauge", "Dead letters kept for the group.", ("group",)),
+    "tremula_group_in_flight": Sampled(
+        "gauge", "Of a competing group: events leased to members.", ("group",)
+    ),
+    "tremula_group_waiting": Sampled(
+        "gauge", "Of a competing group: events that wait to be delivered again.", ("group",)
+    ),
+    "tremula_group_oldest_seconds": Sampled(
+        "gauge", "Age of the event after the slowest floor; 0: nothing is left.", ("group",)
+    ),
+    "tremula_group_completed_total": Sampled(
+        "counter", "Events dealt with since the group was defined.", ("group",)
+    ),
+    "tremula_group_paused": Sampled("gauge", "1 while the group is paused.", ("group",)),
     # Handlers
     "tremula_handler_attempts_total": Sampled(
         "counter",

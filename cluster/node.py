@@ -28,6 +28,7 @@ from cluster.errors import Stopping, TremulaError
 from cluster.hookport import HookPort
 from cluster.housekeeping import Housekeeping
 from cluster.http import HttpPages
+from cluster.indexing import EventIndex, FollowedState, Parts
 from cluster.logs import NodeLog
 from cluster.machine import Applied, Machine
 from cluster.metrics import NodeMetrics
@@ -48,6 +49,7 @@ from cluster.storage import Storage
 from cluster.timekeeper import Timekeeper
 from hooks.ports import Spawn
 from hooks.registry import Registry
+from pubsub import retention
 from pubsub.events import Event
 from pubsub.log import Compacted, read_events
 
@@ -95,6 +97,7 @@ class Node:
         self.storage: Storage | None = None
         self.engine: Engine | None = None
         self.server: Server | None = None
+        self.index: EventIndex | None = None
         tls = config.tls
         files = (tls.ca, tls.certificate, tls.key)
         self._server_tls = server_context(*files) if tls.enabled else None  # type: ignore[arg-type]
@@ -163,6 +166,7 @@ class Node:
             limits=self.config.limits.client,
             certificate_required=self.config.tls.enabled,
         )
+        self.index = self._make_index(self.storage)
         hooks = HookPort(self)
         publish_metrics(self, hooks.runtime)
         raft = self.config.raft
@@ -180,6 +184,7 @@ class Node:
             nursery.start_soon(self.engine.run)
             nursery.start_soon(housekeeping.run)
             nursery.start_soon(timekeeper.run)
+            nursery.start_soon(self.index.run)
             self.peering.follow_members()
             self.transport.redial()
             # before the port opens: its requests are known from the first connection on
@@ -203,10 +208,21 @@ class Node:
             await self.server.drain(DRAIN_S)
             nursery.cancel_scope.cancel()
         marker.write(raft_log.term, raft_log.persisted_index)
+        self.index.close()
         self.storage.close()
         raft_log.close()
         self.log.info("stopped")
         whole.cancel()
+
+    def _make_index(self, storage: Storage) -> EventIndex:
+        assert self.cluster_id is not None, "it belongs to one by now"
+        followed = FollowedState(storage)
+        index = EventIndex(
+            self.directory.index_path, self.cluster_id, followed, self.blocking, self.log
+        )
+        storage.on_installed = index.installed
+        self.on_applied.append(index.applied)
+        return index
 
     def _make_engine(
         self, raft_log: SqliteLog, storage: Storage, mark: Callable[[int, int], None]
@@ -299,6 +315,10 @@ class Node:
         assert self.storage is not None, "only a node that belongs to a cluster is served"
         return self.storage.open_reader()
 
+    def open_index(self) -> Parts:
+        """The event index as it is now, for one query in a thread; the caller closes it."""
+        return Parts([], None) if self.index is None else self.index.parts()
+
     def submit(self, operation: bytes, done: Done) -> None:
         """Replicate a packed operation; `done` is called once with its result, a Rejection or a
         TremulaError, after this node has applied it."""
@@ -319,14 +339,16 @@ class Node:
         if self.engine is not None:
             self.engine.hasten()
 
-    def read_events(
-        self, from_revision: int, events_max: int, bytes_max: int
-    ) -> list[Event] | Compacted:
+    def read_events(self, from_revision: int, events_max: int, bytes_max: int) -> list[Event]:
         """The applied log from a revision on, in order; empty at its end."""
         assert self.storage is not None, "only a node that belongs to a cluster is served"
         return read_events(
             self.storage.tail, self.machine.connection, from_revision, events_max, bytes_max
         )
+
+    def compacted(self, pattern: str, from_revision: int) -> Compacted | None:
+        """Whether retention took what a reader of `pattern` needs, and where it may go on."""
+        return retention.compacted(self.machine.connection, pattern, from_revision)
 
     def status(self) -> dict[str, Any]:
         """Facts for people and for `cluster status`."""

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from cluster import __version__
+from cluster.groupmetrics import publish_group_metrics
 from cluster.metrics import NodeMetrics
 from cluster.net import Listener, ListenerStatistics
 from cluster.server.server import ServerStatistics
 from hooks.metrics import HandlerMetrics
 from hooks.runtime import HookRuntime
-from pubsub import groups, log
+from pubsub import log
 
 if TYPE_CHECKING:
     from cluster.node import Node
@@ -30,6 +31,8 @@ def publish_metrics(node: Node, hooks: HookRuntime) -> None:
     core, server = node.core, node.server
     assert core is not None, "a node publishes what it is composed of"
     assert server is not None, "a node publishes what it is composed of"
+    index = node.index
+    assert index is not None, "a node publishes what it is composed of"
     sample = node.metrics.sample
     sample("tremula_build_info", lambda: {(__version__,): 1})
     sample("tremula_raft_term", lambda: {(): core.term})
@@ -53,6 +56,8 @@ def publish_metrics(node: Node, hooks: HookRuntime) -> None:
     sample("tremula_log_first_revision", lambda: {(): log.first_revision(node.machine.connection)})
     sample("tremula_log_subscriptions", lambda: {(): server.statistics().subscriptions})
     sample("tremula_log_events_delivered_total", lambda: {(): server.statistics().events_delivered})
+    sample("tremula_event_index_lag_events", lambda: {(): index.lag})
+    sample("tremula_event_index_rebuilds_total", lambda: {(): index.rebuilds})
     sample("tremula_connections", lambda: {("client",): server.statistics().connections})
 
     def counts() -> Mapping[str, int]:
@@ -69,10 +74,7 @@ def publish_metrics(node: Node, hooks: HookRuntime) -> None:
     sample("tremula_raft_snapshots_total", lambda: _snapshots(node))
     sample("tremula_digest_mismatches_total", lambda: {(): node.divergence.mismatches})
     _publish_handlers(node, hooks)
-    sample("tremula_group_partitions_owned", lambda: _groups(node, "owned"))
-    sample("tremula_group_members", lambda: _groups(node, "members"))
-    sample("tremula_group_lag_events", lambda: _groups(node, "lag"))
-    sample("tremula_group_dead_letters", lambda: _groups(node, "dead_letters"))
+    publish_group_metrics(node)
 
 
 def _publish_handlers(node: Node, hooks: HookRuntime) -> None:
@@ -156,23 +158,3 @@ def _operations(node: Node) -> Values:
         for name, counts in node.machine.operations.items()
         for outcome, count in zip(("done", "rejected"), counts, strict=True)
     }
-
-
-def _groups(node: Node, what: str) -> Values:
-    connection = node.machine.connection
-    values: Values = {}
-    for name in groups.names(connection):
-        described = groups.describe(connection, name)
-        if described is None:
-            continue
-        if what == "members":
-            values[(name,)] = len(described["members"])
-        elif what == "owned":
-            owners = [partition["owner"] or "" for partition in described["partitions"]]
-            values[(name,)] = sum(owner.startswith(f"{node.name}/") for owner in owners)
-        elif what == "lag":
-            floors = [partition["floor"] for partition in described["partitions"]]
-            values[(name,)] = node.machine.revision - min(floors, default=node.machine.revision)
-        else:
-            values[(name,)] = described["dead"]
-    return values

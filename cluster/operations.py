@@ -93,9 +93,7 @@ def unpack(payload: bytes) -> Operation | Rejection:
     return Rejection("malformed", "an item of the operation has a wrong type or value")
 
 
-def seal(
-    payloads: Sequence[bytes], wall_ms: int, elapsed_ms: int, version: int = VERSION
-) -> bytes:
+def seal(payloads: Sequence[bytes], wall_ms: int, elapsed_ms: int, version: int = VERSION) -> bytes:
     """The body of a REGULAR entry with packed operations, which are copied as they are. HOT."""
     return _pack((version, wall_ms, elapsed_ms, payloads))
 

@@ -23,15 +23,17 @@ from cluster.errors import (
     VersionMismatch,
     from_wire,
 )
+from pubsub.traceparent import validate_traceparent
 
 MAGIC: Final = "tremula"
 VERSIONS: Final = (1,)  # newest first
 
-# Statuses of a response. The first two end a request, the others belong to a subscription.
+# Statuses of a response. The first two end a request, the others belong to a stream.
 OK: Final = 0
 ERROR: Final = 1
 EVENTS: Final = 2
 BOOKMARK: Final = 3
+CHANGE: Final = 4
 
 # A message with this id wants no answer; a response with it is about the connection as a whole.
 NO_REQUEST: Final = 0
@@ -43,17 +45,24 @@ LOCAL: Final = "local"
 # arguments. What the cluster proposes by itself (expiry, trimming) is deliberately not here.
 MUTATIONS: Final = frozenset(
     (
-        "put", "delete", "batch", "txn", "publish", "publish_batch",
+        "put", "delete", "batch", "txn", "publish", "publish_batch", "publish_later",
+        "delayed.cancel",
         "session.open", "session.close",
         "group.define", "group.remove", "group.seek", "group.discard",
+        "group.pause", "group.resume", "group.skip", "group.fetch", "group.settle",
         "group.join", "group.keepalive", "group.leave", "group.checkpoint",
+        "retention.set", "retention.delete", "retention.cap",
+        "dlq.edit", "dlq.redrive", "replay.start", "replay.cancel",
     )
 )  # fmt: skip
 # Requests that only look, and so may be sent again at will (and are soon done).
 READS: Final = frozenset(
     (
+        "events.get", "events.query", "events.trace",
         "get", "range", "count", "events.read", "status", "members", "ping", "subscribe",
-        "hooks.list", "hooks.info", "hooks.metrics",
+        "hooks.list", "hooks.info", "hooks.metrics", "topics.list", "delayed.list",
+        "group.consume", "group.describe", "group.list",
+        "retention.list", "dlq.list", "dlq.show", "replay.list",
     )
 )  # fmt: skip
 
@@ -200,6 +209,10 @@ def _is_text(item: Any) -> bool:
     return isinstance(item, str) and len(item) <= TRACE_TEXT_MAX
 
 
+def _is_traceparent(item: Any) -> bool:
+    return validate_traceparent(item) is None and len(item) <= TRACE_TEXT_MAX
+
+
 def _is_identifier(item: Any) -> bool:
     return _is_text(item) or _is_count(item)
 
@@ -212,7 +225,7 @@ _META_FIELDS: Final[Sequence[tuple[str, Callable[[Any], bool]]]] = (
     ("correlation_id", _is_identifier),
     ("causation_id", _is_identifier),
     ("hops", _is_count),
-    ("traceparent", _is_text),
+    ("traceparent", _is_traceparent),
     ("namespace", lambda item: type(item) is int and item == 0),  # reserved
 )
 META_TRACE: Final = 3

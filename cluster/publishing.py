@@ -1,8 +1,8 @@
-"""The operations that publish events of users to their topics."""
+"""The operations that publish events of users to their topics, at once or later."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -16,12 +16,24 @@ from cluster.limits import (
     PAYLOAD_BYTES_MAX,
     PUBLISH_BATCH_EVENTS_MAX,
 )
-from cluster.operations import is_text
-from pubsub.limits import SEGMENT_BYTES_MAX, TOPIC_SEGMENTS_MAX
+from cluster.operations import is_count, is_text
+from pubsub import delayed, message_ids
+from pubsub.limits import (
+    DELAY_MS_MAX,
+    MESSAGE_ID_BYTES_MAX,
+    SCHEMA_VERSION_BYTES_MAX,
+    SEGMENT_BYTES_MAX,
+    TOPIC_SEGMENTS_MAX,
+)
 from pubsub.rejection import Rejection
+from pubsub.topic_tails import last_revision
 from pubsub.topics import is_reserved, validate_topic
 
 _TOPICS_REMEMBERED: Final = 4_096
+
+EXPECTED: Final = "expected_last_revision"
+MESSAGE_ID: Final = "message_id"
+SCHEMA_VERSION: Final = "schema_version"
 
 
 def publish(
@@ -31,18 +43,33 @@ def publish(
     payload: Any,
     content_type: Any = None,
     headers: Any = None,
+    options: Any = None,
 ) -> int | Rejection:
-    """`publish [topic, key, payload, content_type, headers]` -> the revision. HOT."""
+    """`publish [topic, key, payload, content_type, headers, options]` -> the revision. HOT.
+
+    Options: `message_id` (a repetition is answered with the first one's revision and is no event),
+    `expected_last_revision` (refused if the topic has a newer event) and `schema_version`.
+    """
     problem = publish_problem(topic, key, payload, content_type, headers)
     if problem is not None:
         return problem
-    return apply.emit(topic, key, (payload, content_type, headers), apply.meta)
+    if options is None:
+        revision = apply.emit(topic, key, (payload, content_type, headers), apply.meta)
+        apply.published[topic] = revision
+        return revision
+    problem = _options_problem(options)
+    if problem is not None:
+        return problem
+    return _publish_with(apply, topic, key, (payload, content_type, headers), options)[0]
 
 
-def publish_batch(apply: Entry, items: Any) -> list[int] | Rejection:
-    """`publish_batch [[topic, key, payload, content_type, headers], ...]` -> [first, count].
+def publish_batch(apply: Entry, items: Any) -> list[Any] | Rejection:
+    """`publish_batch [[topic, key, payload, content_type, headers, options], ...]` ->
+    [first, count].
 
-    All or none; what can be left out of `publish` can be left out here.
+    All or none; what can be left out of `publish` can be left out here. `first` and `count` are of
+    the events that are new; if some were published before, a third item `[[position, revision],
+    ...]` says which ones, and as what.
     """
     if items.__class__ is not list or not items:
         return Rejection("malformed", "publish_batch: a non-empty list of events is needed")
@@ -50,23 +77,92 @@ def publish_batch(apply: Entry, items: Any) -> list[int] | Rejection:
         return Rejection(
             "limit_exceeded", f"publish_batch: at most {PUBLISH_BATCH_EVENTS_MAX} events"
         )
+    item_problem = publish_item_problem if apply.version > 1 else publish_item_problem_v1
+    plain = True
     for item in items:
-        problem = publish_item_problem(item)
+        problem = item_problem(item)
         if problem is not None:
             return problem
+        if len(item) > 5 and item[5] is not None:
+            plain = False
+    if not plain:
+        conditional = any(is_conditional(item) for item in items)
+        return (
+            apply.atomically(lambda: _publish_some(apply, items))
+            if conditional
+            else _publish_some(apply, items)
+        )
     first = apply.revision + 1
     for item in items:
         publish(apply, *item)
     return [first, len(items)]
 
 
+def publish_later(
+    apply: Entry,
+    topic: Any,
+    key: Any,
+    payload: Any,
+    content_type: Any,
+    headers: Any,
+    options: Any,
+    delay_ms: Any,
+    at_wall_ms: Any = None,
+) -> int | Rejection:
+    """`publish_later [topic, key, payload, content_type, headers, options, delay_ms, at_wall_ms]`
+    -> the id under which the event waits.
+
+    The time is one of the two, the other nil; one that is over is now. A `message_id` is that of
+    this request: a repetition is answered with the first one's id.
+    """
+    problem = (
+        publish_problem(topic, key, payload, content_type, headers)
+        or (None if options is None else _options_problem(options))
+        or _time_problem(apply, delay_ms, at_wall_ms)
+    )
+    if problem is not None:
+        return problem
+    options = options or {}
+    if options.get(EXPECTED) is not None:
+        # Nobody would hear of the refusal when the time has come.
+        return Rejection("malformed", f"publish_later: {EXPECTED} is for what is published at once")
+    message_id = options.get(MESSAGE_ID)
+    if message_id is not None:
+        known = message_ids.known(apply, message_ids.DELAYED, topic, message_id)
+        if known is not None:
+            return known
+    due_ms = apply.wall_ms + delay_ms if at_wall_ms is None else at_wall_ms
+    data = _data(payload, content_type, headers, options)
+    identity = delayed.keep(apply, due_ms, topic, key, data)
+    if message_id is not None and not isinstance(identity, Rejection):
+        message_ids.remember(apply, message_ids.DELAYED, topic, message_id, identity)
+    return identity
+
+
 def publish_item_problem(item: Any) -> Rejection | None:
     """What is wrong with one event of a batch or a transaction, without the operation's name."""
+    if item.__class__ is list and len(item) == 6:
+        options = item[5]
+        if options is not None:
+            problem = _options_problem(options)
+            if problem is not None:
+                return problem
+        item = item[:5]
+    return publish_item_problem_v1(item)
+
+
+def publish_item_problem_v1(item: Any) -> Rejection | None:
+    """The same in entries of version 1, where events had no options."""
     if not isinstance(item, Sequence) or not 3 <= len(item) <= 5:
         return Rejection("malformed", "publish: topic, key and payload are needed")
     topic, key, payload = item[:3]
     content_type = item[3] if len(item) > 3 else None
     return publish_problem(topic, key, payload, content_type, item[4] if len(item) > 4 else None)
+
+
+def is_conditional(item: Sequence[Any]) -> bool:
+    """Whether the state may refuse an event whose shape is right; `item` is as in a batch."""
+    return len(item) > 5 and item[5] is not None and item[5].get(EXPECTED) is not None
 
 
 def publish_problem(
@@ -96,6 +192,82 @@ def publish_problem(
     return None if headers is None else _headers_problem(headers)
 
 
+def _publish_with(
+    apply: Entry, topic: str, key: str | None, data: tuple[Any, Any, Any], options: dict[str, Any]
+) -> tuple[int, bool] | tuple[Rejection, bool]:
+    """Publish with options that are in order: the revision, and whether it was there before."""
+    message_id, expected = options.get(MESSAGE_ID), options.get(EXPECTED)
+    known: int | None = None
+    if expected is not None:
+        # A repetition is answered as the first one was, though the topic went on meanwhile.
+        if message_id is not None:
+            known = message_ids.known(apply, message_ids.PUBLISHED, topic, message_id)
+        found = last_revision(apply, topic) if known is None else 0
+        if found > expected:
+            return Rejection(
+                "revision_mismatch", f'topic "{topic}" is at revision {found}, expected {expected}'
+            ), False
+    if message_id is not None and known is None:
+        following = apply.revision + 1
+        known = message_ids.remember(apply, message_ids.PUBLISHED, topic, message_id, following)
+    if known is not None:
+        return known, True
+    revision = apply.emit(topic, key, _data(*data, options), apply.meta)
+    apply.published[topic] = revision
+    return revision, False
+
+
+def _publish_some(apply: Entry, items: list[Any]) -> list[Any] | Rejection:
+    """A batch in which events have options; every item is in order."""
+    first = apply.revision + 1
+    before: list[list[int]] = []
+    for position, item in enumerate(items):
+        topic, key, payload, content_type, headers, options = [*item, None, None, None][:6]
+        data = payload, content_type, headers
+        revision, repeated = _publish_with(apply, topic, key, data, options or {})
+        if isinstance(revision, Rejection):
+            return revision
+        if repeated:
+            before.append([position, revision])
+    count = apply.revision + 1 - first
+    return [first, count, before] if before else [first, count]
+
+
+def _data(
+    payload: Any, content_type: Any, headers: Any, options: dict[str, Any]
+) -> tuple[Any, ...]:
+    """What the log keeps of a user's event (pubsub/events.py)."""
+    schema_version = options.get(SCHEMA_VERSION)
+    if schema_version is None:
+        return payload, content_type, headers
+    return payload, content_type, headers, schema_version
+
+
+def _options_problem(options: Any) -> Rejection | None:
+    if options.__class__ is not dict:
+        return Rejection("malformed", "publish: options must be a map or nil")
+    for name, value in options.items():
+        check = _OPTIONS.get(name) if name.__class__ is str else None
+        if check is None:
+            return Rejection("malformed", f"publish: the options are {', '.join(_OPTIONS)}")
+        if value is not None and not check[0](value):
+            return Rejection("malformed", f"publish: {name} must be {check[1]}")
+    return None
+
+
+def _time_problem(apply: Entry, delay_ms: Any, at_wall_ms: Any) -> Rejection | None:
+    if (delay_ms is None) == (at_wall_ms is None):
+        return Rejection("malformed", "publish_later: either delay_ms or at_wall_ms is needed")
+    if delay_ms is None:
+        if is_count(at_wall_ms) and at_wall_ms <= apply.wall_ms + DELAY_MS_MAX:
+            return None
+    elif is_count(delay_ms) and delay_ms <= DELAY_MS_MAX:
+        return None
+    return Rejection(
+        "malformed", f"publish_later: a time is an integer, at most {DELAY_MS_MAX} ms from now"
+    )
+
+
 def _headers_problem(headers: Any) -> Rejection | None:
     if headers.__class__ is not dict:
         return Rejection("malformed", "publish: headers must be a map of texts or nil")
@@ -111,6 +283,17 @@ def _headers_problem(headers: Any) -> Rejection | None:
     return None
 
 
+_OPTIONS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
+    MESSAGE_ID: (
+        lambda value: bool(value) and is_text(value, MESSAGE_ID_BYTES_MAX),
+        f"a text of 1 to {MESSAGE_ID_BYTES_MAX} bytes",
+    ),
+    EXPECTED: (is_count, "an integer from 0"),
+    SCHEMA_VERSION: (
+        lambda value: bool(value) and is_text(value, SCHEMA_VERSION_BYTES_MAX),
+        f"a text of 1 to {SCHEMA_VERSION_BYTES_MAX} bytes",
+    ),
+}
 _TOPIC_CHARACTERS_MAX: Final = TOPIC_SEGMENTS_MAX * (SEGMENT_BYTES_MAX + 1)
 _NO_TOPIC: Final = Rejection(
     "malformed",

@@ -10,10 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from cluster import kv, publishing, transactions
+from cluster import kv, letters, publishing, transactions
 from cluster.operations import VERSION
 from hooks.trigger import trigger
-from pubsub import groups, membership
+from pubsub import (
+    competing,
+    dead_letters,
+    delayed,
+    groups,
+    membership,
+    message_ids,
+    replays,
+    retention,
+)
 from pubsub.checkpoint import checkpoint
 
 
@@ -35,9 +44,13 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "batch": Operation(transactions.batch, 1, 1, nestable=True),
     "txn": Operation(transactions.txn, 2, 3, nestable=True),
     "kv.expire": Operation(kv.expire, 1, 2),
-    "publish": Operation(publishing.publish, 3, 5, nestable=True),
+    "publish": Operation(publishing.publish, 3, 6, nestable=True, arguments_max_v1=5),
     "publish_batch": Operation(publishing.publish_batch, 1, 1, nestable=True),
-    "group.define": Operation(groups.define, 5, 5, revocable=True),
+    "publish_later": Operation(publishing.publish_later, 7, 8, nestable=True, since=2),
+    "delayed.cancel": Operation(delayed.cancel, 1, 1, nestable=True, since=2),
+    "delayed.publish": Operation(delayed.publish, 2, 2, since=2),
+    "message.forget": Operation(message_ids.forget, 1, 1, since=2),
+    "group.define": Operation(groups.define, 5, 6, revocable=True, arguments_max_v1=5),
     "group.remove": Operation(groups.remove, 1, 1, revocable=True),
     "group.join": Operation(membership.join, 3, 3, revocable=True),
     "group.keepalive": Operation(membership.keepalive, 1, 1, revocable=True),
@@ -45,7 +58,23 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "group.expire": Operation(membership.expire, 1, 1, revocable=True),
     "group.checkpoint": Operation(checkpoint, 4, 4, revocable=True),
     "group.seek": Operation(groups.seek, 2, 2, revocable=True),
+    "group.pause": Operation(groups.pause, 1, 1, since=2),
+    "group.resume": Operation(groups.resume, 1, 1, since=2),
+    "group.skip": Operation(groups.skip, 2, 2, since=2),
+    "group.rebalance": Operation(groups.rebalance, 1, 1, since=2),
+    "group.fetch": Operation(competing.fetch, 4, 4, since=2),
+    "group.settle": Operation(competing.settle, 4, 4, since=2),
+    "lease.expire": Operation(competing.expire, 1, 1, since=2),
     "group.discard": Operation(groups.discard, 2, 2, revocable=True),
+    "retention.set": Operation(retention.set_rule, 2, 4, since=2),
+    "retention.delete": Operation(retention.delete_rule, 1, 1, since=2),
+    "retention.cap": Operation(retention.set_cap, 1, 2, since=2),
+    "retention.trim": Operation(retention.trim, 1, 1, since=2),
+    "dlq.edit": Operation(letters.edit, 3, 5, revocable=True, since=2),
+    "dlq.redrive": Operation(dead_letters.redrive, 2, 2, since=2),
+    "replay.start": Operation(replays.start, 2, 4, since=2),
+    "replay.cancel": Operation(replays.cancel, 1, 1, since=2),
+    "replay.step": Operation(replays.step, 2, 2, since=2),
     "hook.trigger": Operation(trigger, 3, 3),
 }
 

@@ -19,7 +19,7 @@ import msgpack
 
 from cluster import kv, sessions
 from cluster.corruption import CorruptState, UnsupportedState, storage_error
-from pubsub import groups, log
+from pubsub import delayed, groups, log, message_ids, retention, topic_tails
 
 FORMAT: Final = 2
 APPLICATION_ID: Final = 0x5452454D  # "TREM": what `file` and SQLite's own tools show
@@ -62,7 +62,14 @@ CREATE TABLE IF NOT EXISTS entry_format(
 INSERT OR IGNORE INTO entry_format VALUES(0, 1);
 """
 _SCHEMAS_1: Final = (_SCHEMA, kv.SCHEMA, sessions.SCHEMA, log.SCHEMA, groups.SCHEMA)
-_SCHEMAS_2: Final = (_ENTRY_VERSION_SCHEMA,)
+_SCHEMAS_2: Final = (
+    _ENTRY_VERSION_SCHEMA,
+    topic_tails.SCHEMA,
+    message_ids.SCHEMA,
+    delayed.SCHEMA,
+    groups.SCHEMA,  # some of its tables are newer than others
+    retention.SCHEMA,
+)
 """Tables of format 2, added to a state of format 1 when it is opened: an older state has none of
 what stands in them, and without a row all is as it was."""
 
@@ -108,6 +115,9 @@ def connect(path: str | Path, *, vfs: str | None = None) -> apsw.Connection:
     connection.pragma("journal_size_limit", WAL_FILE_BYTES_MAX)
     connection.pragma("cache_size", -CACHE_BYTES // 1024)
     connection.pragma("temp_store", "MEMORY")
+    # One plan per statement, whatever is bound to it: without this SQLite plans many of ours anew
+    # each time that they run, at ten times the cost of running them.
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     return connection
 
 

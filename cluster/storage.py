@@ -102,6 +102,8 @@ class Storage:
 
     def apply(self, index: int, term: int, command: bytes) -> list[object]:
         applied = self.machine.apply(index, term, command)
+        if applied.trimmed_to:
+            self.tail.forget(applied.trimmed_to)
         if applied.count:
             self.tail.append(
                 applied.first_revision, applied.index, applied.wall_ms, applied.packed_events
@@ -131,8 +133,8 @@ class Storage:
                 connection.close()
 
     def open_reader(self) -> apsw.Connection:
-        """Another connection to the state, for a read in a thread; the caller closes it."""
-        self.machine.commit()
+        """Another connection to what is committed of the state, for a read in a thread, and opened
+        there: a checkpoint may be in the way. The caller commits before, and closes it."""
         with self._lock:
             return state.connect(self._directory.state_path)
 

@@ -12,10 +12,16 @@ import trio
 from cluster import kv, operations, sessions
 from cluster.errors import TremulaError
 from cluster.machine import Machine
-from pubsub import membership
+from pubsub import competing, delayed, membership, message_ids, replays, retention
+from pubsub.limits import (
+    DELAYED_PUBLISHED_MAX,
+    REPLAY_STEP_EVENTS_MAX,
+    RETENTION_SLICE_BATCHES_MAX,
+)
 
 LOOK_EVERY_S = 0.2
 EXPIRED_KEYS_PER_PROPOSAL = 1000
+SLICES_PER_LOOK = 20  # of retention, each a few milliseconds, with other work in between
 ACTOR = "system"
 
 
@@ -40,6 +46,7 @@ class Timekeeper:
             if clocks is not None:
                 for name, arguments in self._due(*clocks):
                     await self._propose(name, arguments)
+                await self._trim(clocks[0])
 
     def _due(self, wall_ms: int, elapsed_ms: int) -> list[tuple[str, list[int]]]:
         connection = self._machine().connection
@@ -50,7 +57,24 @@ class Timekeeper:
             due.append(("session.expire", [elapsed_ms]))
         if _past(membership.next_deadline(connection), elapsed_ms):
             due.append(("group.expire", [elapsed_ms]))
+        if _past(delayed.next_due(connection), wall_ms):
+            due.append(("delayed.publish", [wall_ms, DELAYED_PUBLISHED_MAX]))
+        if _past(message_ids.next_due(connection), elapsed_ms):
+            due.append(("message.forget", [elapsed_ms]))
+        if _past(membership.next_rebalance(connection), elapsed_ms):
+            due.append(("group.rebalance", [elapsed_ms]))
+        if _past(competing.next_due(connection), elapsed_ms):
+            due.append(("lease.expire", [elapsed_ms]))
+        for replay_id in replays.due(connection, elapsed_ms):
+            due.append(("replay.step", [replay_id, REPLAY_STEP_EVENTS_MAX]))
         return due
+
+    async def _trim(self, wall_ms: int) -> None:
+        """Retention has to keep up with the log: several slices where one is not enough."""
+        for _ in range(SLICES_PER_LOOK):
+            if not retention.is_due(self._machine().connection, wall_ms):
+                return
+            await self._propose("retention.trim", [RETENTION_SLICE_BATCHES_MAX])
 
     async def _propose(self, name: str, arguments: list[int]) -> None:
         """One at a time: the next look must see what this one did."""

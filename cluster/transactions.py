@@ -7,7 +7,8 @@ under a savepoint. Items see what earlier items of the same operation wrote.
     item         arguments                                       result
     put          key, value, ttl_ms?, expected_revision?         revision
     delete       key, expected_revision?                         revision, 0 if there was nothing
-    publish      topic, key, payload, content_type?, headers?    revision
+    publish      topic, key, payload, content_type?, headers?,   revision
+                 options?
     get          key                                             row or nil
     range        start, end?, limit?, after?, keys_only?         [[row, ...], more]
 
@@ -30,7 +31,12 @@ from cluster.limits import (
     VALUE_BYTES_MAX,
 )
 from cluster.operations import is_count, is_text
-from cluster.publishing import publish, publish_item_problem
+from cluster.publishing import (
+    is_conditional,
+    publish,
+    publish_item_problem,
+    publish_item_problem_v1,
+)
 from pubsub.rejection import Rejection
 
 
@@ -55,10 +61,11 @@ def batch(apply: Entry, items: Any) -> list[int] | Rejection:
 def txn(apply: Entry, compares: Any, thens: Any, elses: Any = None) -> list[Any] | Rejection:
     """`txn [compares, thens, elses]` -> [succeeded, [result of each item of that branch]]."""
     elses = elses if elses is not None else []
+    known = _TXN_ITEMS if apply.version > 1 else _TXN_ITEMS_V1
     problem = (
         _compares_problem(compares)
-        or _items_problem(thens, "txn", _TXN_ITEMS, empty=True)
-        or _items_problem(elses, "txn", _TXN_ITEMS, empty=True)
+        or _items_problem(thens, "txn", known, empty=True)
+        or _items_problem(elses, "txn", known, empty=True)
     )
     if problem is not None:
         return problem
@@ -156,9 +163,13 @@ _BATCH_ITEMS: Final = {
 }
 _TXN_ITEMS: Final = {
     **_BATCH_ITEMS,
-    "publish": _Item(3, 5, publish_item_problem, lambda apply, budget, args: publish(apply, *args)),
+    "publish": _Item(3, 6, publish_item_problem, lambda apply, budget, args: publish(apply, *args)),
     "get": _Item(1, 1, _get_problem, _get),
     "range": _Item(1, 5, _range_problem, _range),
+}
+_TXN_ITEMS_V1: Final = {
+    **_TXN_ITEMS,
+    "publish": _TXN_ITEMS["publish"]._replace(arguments_max=5, problem=publish_item_problem_v1),
 }
 
 
@@ -186,8 +197,11 @@ def _items_problem(
 
 def _is_conditional(item: list[Any]) -> bool:
     """Whether the state may refuse an item whose shape is right."""
-    return (item[0] == "put" and len(item) > 4 and item[4] is not None) or (
-        item[0] == "delete" and len(item) > 2 and item[2] is not None
+    name = item[0]
+    if name == "publish":
+        return is_conditional(item[1:])
+    return (name == "put" and len(item) > 4 and item[4] is not None) or (
+        name == "delete" and len(item) > 2 and item[2] is not None
     )
 
 

@@ -1,15 +1,19 @@
 """What a handler is handed: an event under the topic that handlers know it by.
 
-They differ only for a triggered event. To trigger a handler is itself something that happened, so
-it is an event of its own (`TRIGGER_TOPIC`) that carries the topic it imitates: the log never says
-that a key was written when it was not. Handlers get it under the imitated topic, marked.
+They differ for a triggered event and for one that is handed out again. To trigger a handler is
+itself something that happened, so it is an event of its own (`TRIGGER_TOPIC`) that carries the
+topic it imitates: the log never says that a key was written when it was not. Handlers get it
+under the imitated topic, marked. In the same way an event that a group gets again, by a replay or a
+redrive, is a fact of its own that names the group (`pubsub.addressing`): its handler gets
+the original, marked.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from hooks import publisher
+from pubsub.addressing import resolve
 from pubsub.events import Event
 
 TRIGGER_TOPIC: Final = "hooks.hook.triggered"
@@ -23,6 +27,18 @@ class Delivery(NamedTuple):
     event: Event
     topic: str  # what patterns are matched against
     triggered: bool
+    fact: int | None = None  # where it stands in the log when that is not the event's own place
+    redrives: int = 0  # how often it came back out of the dead letters
+
+    @property
+    def revision(self) -> int:
+        """Where it stands in the log: what the group's progress counts by. HOT."""
+        return self.event.revision if self.fact is None else self.fact
+
+    @property
+    def replayed(self) -> bool:
+        """Whether the group had the event before, and somebody wanted it to get it again."""
+        return self.fact is not None
 
     @property
     def order_key(self) -> str:
@@ -43,14 +59,18 @@ class Delivery(NamedTuple):
             document |= {"type": self.topic, "data": self.payload(), "triggered": True}
             document["datacontenttype"] = JSON_TYPE
             document.pop("data_base64", None)
+        if self.replayed:
+            document["replayed"] = True
+        if self.redrives:
+            document["redrives"] = self.redrives
         return document
 
     def to_wire(self) -> list[object]:
-        return [tuple(self.event), self.topic, self.triggered]
+        return [tuple(self.event), *self[1:]]
 
     @classmethod
     def from_wire(cls, wire: Sequence[Any]) -> "Delivery":
-        return cls(Event(*wire[0]), wire[1], wire[2])
+        return cls(Event(*wire[0]), *wire[1:])
 
 
 def deliver(event: Event) -> Delivery:
@@ -58,6 +78,16 @@ def deliver(event: Event) -> Delivery:
     if event.topic != TRIGGER_TOPIC:
         return Delivery(event, event.topic, False)
     return Delivery(event, event.data[2][TRIGGER_HEADER], True)
+
+
+def deliver_again(fact: Event, read: Callable[[int], Event | None]) -> Delivery | None:
+    """The delivery of an event that `fact` hands out again; `read` gets one by its revision. None
+    when retention took it meanwhile."""
+    found = resolve(fact, read)
+    if found is None:
+        return None
+    again = deliver(found.event)
+    return again._replace(fact=fact.revision, redrives=found.redrives)
 
 
 def event_id(cluster_id: str, revision: int) -> str:

@@ -63,20 +63,34 @@ def publish(
     key: str | None = None,
     content_type: str | None = None,
     headers: dict[str, str] | None = None,
+    message_id: str | None = None,
+    expected_last_revision: int | None = None,
+    schema_version: str | None = None,
 ) -> Effect:
-    """Publish to a user topic; events of the same key stay in order."""
-    return Effect(
-        "publish",
-        (
-            _text("topic", topic),
-            None if key is None else _text("key", key),
-            _value(payload),
-            None if content_type is None else _text("content_type", content_type),
-            None
-            if headers is None
-            else {_text("header", name): _text("header", text) for name, text in headers.items()},
-        ),
-    )
+    """Publish to a user topic; events of the same key stay in order.
+
+    An event is handled at least once and its effects are applied once, so a `message_id` is needed
+    only where others publish the same message.
+    """
+    arguments = _event(topic, payload, key, content_type, headers)
+    options = _options(message_id, expected_last_revision, schema_version)
+    return Effect("publish", arguments if options is None else (*arguments, options))
+
+
+def publish_later(
+    topic: str,
+    payload: bytes | str,
+    *,
+    delay_ms: int,
+    key: str | None = None,
+    content_type: str | None = None,
+    headers: dict[str, str] | None = None,
+    schema_version: str | None = None,
+) -> Effect:
+    """Publish to a user topic when `delay_ms` have passed since the effect was applied."""
+    arguments = _event(topic, payload, key, content_type, headers)
+    delay = _number("delay_ms", delay_ms, 0)
+    return Effect("publish_later", (*arguments, _options(None, None, schema_version), delay))
 
 
 def compare(key: str, field: str, operator: str, operand: bytes | str | int | bool) -> Operation:
@@ -116,6 +130,38 @@ def check(returned: object, limits: HookLimits) -> tuple[Effect, ...]:
     if size > limits.effects_bytes_max:
         raise ValueError(f"effects of {size} bytes; at most {limits.effects_bytes_max}")
     return tuple(returned)
+
+
+def _event(
+    topic: object,
+    payload: object,
+    key: object,
+    content_type: object,
+    headers: dict[str, str] | None,
+) -> tuple[object, ...]:
+    """What an event is made of, as `publish` takes it."""
+    return (
+        _text("topic", topic),
+        None if key is None else _text("key", key),
+        _value(payload),
+        None if content_type is None else _text("content_type", content_type),
+        None
+        if headers is None
+        else {_text("header", name): _text("header", text) for name, text in headers.items()},
+    )
+
+
+def _options(
+    message_id: object, expected_last_revision: object, schema_version: object
+) -> dict[str, object] | None:
+    options = {
+        "message_id": None if message_id is None else _text("message_id", message_id),
+        "expected_last_revision": _number("expected_last_revision", expected_last_revision, 0),
+        "schema_version": None
+        if schema_version is None
+        else _text("schema_version", schema_version),
+    }
+    return {name: value for name, value in options.items() if value is not None} or None
 
 
 def _text(name: str, value: object) -> str:

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from hooks import publisher
+from hooks import catalogue
 from hooks.definition import HandlerType, OnFailure, Path, Problem
 from hooks.limits import HookLimits
 from pubsub.limits import INTEGER_MAX, PARTITIONS_MAX
@@ -37,12 +37,12 @@ def pattern_problem(text: object) -> tuple[str, str | None] | None:
     cluster would register and stay silent for ever. Topics of users cannot be checked."""
     if not isinstance(text, str):
         return "a text is expected", None
-    if problem := publisher.pattern_problem(text):
+    if problem := catalogue.pattern_problem(text):
         return problem.removeprefix("pattern: "), None
     first, _, rest = text.partition(".")
     if not is_reserved(text) and rest and closest(first, ("hooks",)):
         meant = f"hooks.{rest}"
-        if publisher.pattern_problem(meant) is None:
+        if catalogue.pattern_problem(meant) is None:
             return 'the topics of the cluster begin with "hooks."', meant
     return None
 

@@ -51,7 +51,7 @@ class Item:
 
     def __init__(self, delivery: Delivery, partition: "PartitionWork") -> None:
         self.delivery: Delivery | None = delivery  # let go of when finished: it may be large
-        self.revision = delivery.event.revision
+        self.revision = delivery.revision
         self.key = delivery.order_key
         self.size_bytes = delivery.event.size_bytes
         self.partition = partition
@@ -81,6 +81,7 @@ class PartitionWork:
         "floor",
         "number",
         "open",
+        "paused",
         "queues",
         "reading",
         "releasing",
@@ -97,10 +98,16 @@ class PartitionWork:
         self.ahead = dict.fromkeys(completed)  # completed above the floor, as the cluster knows
         self.reading = False
         self.releasing = False  # another member waits for it
+        self.paused = False  # by an operator, with its whole group
         self.open: dict[int, Item] = {}  # by revision
         self.queues: dict[str, deque[Item]] = {}  # per key, unfinished, in order
         self.unfinished = 0  # of the open ones
         self.bytes = 0  # of the unfinished
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing new of it may be started here."""
+        return self.releasing or self.paused
 
     def add(self, item: Item) -> bool:
         """Take an event in hand; True when it is the first of its key."""

@@ -10,7 +10,6 @@ import apsw
 import trio
 
 from pubsub.events import Event
-from pubsub.log import Compacted
 
 Spawn = Callable[..., Awaitable[trio.Process]]  # the signature of trio.lowlevel.open_process
 
@@ -58,10 +57,9 @@ class ClusterPort(Protocol):
         raises Unavailable when it gives up. Whoever repeats it after that may apply it twice.
         """
 
-    def read_events(
-        self, from_revision: int, events_max: int, bytes_max: int
-    ) -> list[Event] | Compacted:
-        """Committed events from the node's own log, in order; empty at its end. Never waits."""
+    def read_events(self, from_revision: int, events_max: int, bytes_max: int) -> list[Event]:
+        """Committed events from the node's own log, in order; empty at its end. Never waits. What
+        retention took is passed over."""
 
     def watch_applied(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` after each tick that applied something; returns what ends that."""

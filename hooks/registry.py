@@ -57,6 +57,12 @@ class HookContext:
         return self.delivery.triggered
 
     @property
+    def replayed(self) -> bool:
+        """True when the handler had this event before, and somebody wanted it to get it again: by
+        a replay, or out of its dead letters."""
+        return self.delivery.replayed
+
+    @property
     def event_id(self) -> str:
         """The same for every attempt on every node: what outside systems can deduplicate by."""
         return event_id(self.cluster_id, self.revision)

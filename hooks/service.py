@@ -18,7 +18,7 @@ import trio
 
 from hooks.attempt import Attempt, Failed, Outcome, Runner
 from hooks.definition import HandlerDefinition, HandlerType
-from hooks.delivery import TRIGGER_TOPIC, Delivery, deliver
+from hooks.delivery import TRIGGER_TOPIC, Delivery, deliver, deliver_again
 from hooks.limits import DEFAULT_LIMITS, HookLimits
 from hooks.partition import Item
 from hooks.ports import ClusterPort, Unavailable
@@ -26,10 +26,12 @@ from hooks.progress import Checkpoint, Progress
 from hooks.session import MemberSession
 from hooks.work import HandlerWork
 from pubsub import groups
+from pubsub.addressing import ADDRESSED, recipient
 from pubsub.events import Event
 from pubsub.groups import Assignment
-from pubsub.log import Compacted
+from pubsub.log import has_gap
 from pubsub.rejection import Rejection
+from pubsub.retention import compacted
 
 
 class HookService:
@@ -75,6 +77,7 @@ class HookService:
         )
         self.in_flight = 0
         self._attempting: dict[Item, HandlerWork] = {}
+        self._lost_to: dict[str, int] = {}  # handler -> up to where it was told
         self._assignments_version = -1
         self._assignments_due_ms = 0
         self._is_assignment_unread = True
@@ -187,15 +190,8 @@ class HookService:
         position = min(work.position for work in hungry)
         limits = self._limits
         found = self.port.read_events(position + 1, limits.read_events_max, limits.read_bytes_max)
-        if isinstance(found, Compacted):
-            for work in hungry:
-                work.skip_compacted(found.first_revision)
-            self.port.log.error(
-                "retention took events that a handler had not read",
-                from_revision=position + 1,
-                first_revision=found.first_revision,
-            )
-            return True
+        if has_gap(found, position + 1):
+            self._tell_lost(hungry, found)
         for event in found:
             self._route(event)
         for work in hungry:
@@ -206,6 +202,9 @@ class HookService:
         """Offer an event to the handlers of its topic. HOT."""
         delivery: Delivery | None = None
         topic, triggered = event.topic, False
+        if topic in ADDRESSED:
+            self._route_again(event)
+            return
         if topic == TRIGGER_TOPIC:
             delivery = deliver(event)
             topic, triggered = delivery.topic, True
@@ -216,6 +215,41 @@ class HookService:
             delivery = delivery or Delivery(event, topic, False)
             for work in route:
                 work.offer(delivery)
+
+    def _route_again(self, fact: Event) -> None:
+        """Offer an event that is handed out again to the handler whose group it names."""
+        group = recipient(fact)
+        for work in self.works:
+            if work.definition.group == group:
+                delivery = deliver_again(fact, self._read_event)
+                if delivery is None:
+                    self.port.log.warning("an event to replay is gone", revision=fact.data[1])
+                else:
+                    work.offer(delivery)
+
+    def _read_event(self, revision: int) -> Event | None:
+        found = self.port.read_events(revision, 1, 1)
+        return found[0] if found and found[0].revision == revision else None
+
+    def _tell_lost(self, hungry: Sequence[HandlerWork], found: Sequence[Event]) -> None:
+        """Say what retention took from handlers: their groups are not protected, or the cap of the
+        whole log outweighed them."""
+        for work in hungry:
+            first, last = work.position + 1, found[-1].revision
+            lost = compacted(self.port.connection, work.definition.pattern.text, first)
+            missing = last - first + 1 - sum(event.revision >= first for event in found)
+            if lost is None or missing <= 0:
+                continue
+            work.metrics.compacted += missing
+            name = work.definition.name
+            if lost.first_revision > self._lost_to.get(name, 0):
+                self._lost_to[name] = lost.first_revision
+                self.port.log.error(
+                    "retention took events that a handler had not read",
+                    handler=name,
+                    from_revision=first,
+                    first_revision=lost.first_revision,
+                )
 
     def _find_route(self, topic: str, triggered: bool) -> list[HandlerWork]:
         route: list[HandlerWork] = []
@@ -293,7 +327,7 @@ class HookService:
             self.port.log.warning(
                 "attempt failed",
                 handler=attempt.handler.name,
-                revision=attempt.delivery.event.revision,
+                revision=attempt.delivery.revision,
                 attempt=attempt.number,
                 kind=outcome.kind.value,
                 error=outcome.error,

@@ -68,11 +68,12 @@ class HandlerWork:
             held = self.partitions.get(assignment.partition)
             if held is None:
                 self._take_over(assignment, completed(assignment.partition))
-            elif assignment.releasing and not held.releasing:
-                held.releasing = True
+                continue
+            was_quiet = held.is_quiet
+            held.releasing, held.paused = assignment.releasing, assignment.paused
+            if held.is_quiet and not was_quiet:
                 self._quiet(held)
-            elif held.releasing and not assignment.releasing:
-                held.releasing = False  # the member that waited for it is gone
+            elif was_quiet and not held.is_quiet:  # resumed, or who waited for it is gone
                 self._read_on(held)
         return stopped
 
@@ -103,7 +104,7 @@ class HandlerWork:
 
     def offer(self, delivery: Delivery) -> None:
         """An event that the handler's pattern matches, in the order of the log. HOT."""
-        revision = delivery.event.revision
+        revision = delivery.revision
         if revision <= self.position or not self._in_pass:
             return
         number = partition_of(delivery.order_key, self.definition.partitions)
@@ -137,12 +138,6 @@ class HandlerWork:
             revision = self._stopped_at - 1
             self._stopped_at = None
         self.position = max(self.position, revision)
-
-    def skip_compacted(self, first_revision: int) -> None:
-        """Retention took what was not read yet: a hard cap outweighed this handler."""
-        if self.position < first_revision - 1:
-            self.metrics.compacted += first_revision - 1 - self.position
-            self.position = first_revision - 1
 
     def position_of(self, partition: PartitionWork) -> int:
         """Up to where a partition's events have been taken in hand."""
@@ -190,8 +185,8 @@ class HandlerWork:
             return
         on_failure = self.definition.on_failure
         if on_failure is OnFailure.BLOCK or not is_last(item.attempt, self.definition.retry_count):
-            if item.partition.releasing:
-                item.partition.forget_running(item)  # its next owner tries again
+            if item.partition.is_quiet:
+                item.partition.forget_running(item)  # its next owner tries again, or this one
                 return
             item.state = State.WAITING
             due = now_ms + backoff_ms(item.attempt, random, self._limits)
@@ -209,7 +204,7 @@ class HandlerWork:
         self.metrics.cancelled += 1
         if item.state is State.GONE:
             return
-        if item.partition.releasing:
+        if item.partition.is_quiet:
             item.partition.forget_running(item)
         else:
             self._make_ready(item, first=True)
@@ -224,7 +219,7 @@ class HandlerWork:
     def unpark(self) -> None:
         """Let partitions read on that have worked off half of what stopped them."""
         for partition in self.partitions.values():
-            stopped = not partition.reading and not partition.releasing
+            stopped = not partition.reading and not partition.is_quiet
             if stopped and not self._is_full(partition, 2):
                 self._read_on(partition)
 
@@ -233,9 +228,9 @@ class HandlerWork:
     def _take_over(self, assignment: Assignment, completed: Sequence[int]) -> None:
         number, token, floor = assignment.partition, assignment.token, assignment.floor
         partition = PartitionWork(number, token, floor, completed)
-        partition.releasing = assignment.releasing
+        partition.releasing, partition.paused = assignment.releasing, assignment.paused
         self.partitions[number] = partition
-        if not assignment.releasing:
+        if not partition.is_quiet:
             self._read_on(partition)
 
     def _is_full(self, partition: PartitionWork, divisor: int) -> bool:

@@ -11,6 +11,7 @@ import apsw
 import msgpack
 
 from pubsub.events import Meta
+from pubsub.outlines import Outlines
 from pubsub.rejection import Rejection
 
 Run = Callable[[str, Any], Any]
@@ -25,9 +26,13 @@ class Apply:
         "elapsed_ms",
         "log_index",
         "meta",
+        "outlines",
         "packed_events",
+        "published",
+        "published_before",
         "revision",
         "run",
+        "trimmed_to",
         "version",
         "wall_ms",
     )
@@ -41,6 +46,11 @@ class Apply:
         # release that knows less applies the older ones, too, and must come to the same state.
         self.version = 2
         self.meta: Meta | None = None  # of the operation in progress
+        self.outlines = Outlines()
+        # Topics of users and their newest revisions, as far as no row has them yet; inside of
+        # `atomically` those of its steps, and before them those of the operations around it.
+        self.published: dict[str, int] = {}
+        self.published_before: list[dict[str, int]] = []
         self._pack: Callable[[object], bytes] = msgpack.Packer().pack
         self.begin(0, 0, 0, 0)
 
@@ -51,6 +61,7 @@ class Apply:
         self.elapsed_ms = elapsed_ms
         self.revision = revision
         self.packed_events: list[bytes] = []
+        self.trimmed_to = 0  # the newest event that retention took in this entry
         self.meta = None
 
     def emit(self, topic: int | str, key: str | None, data: object, meta: Meta | None) -> int:
@@ -68,12 +79,19 @@ class Apply:
         revision, events, meta = self.revision, len(self.packed_events), self.meta
         execute = self.connection.execute
         execute("SAVEPOINT steps")
+        published = self.published
+        self.published = {}
+        self.published_before.insert(0, published)
         result = steps()
+        del self.published_before[0]
         if isinstance(result, Rejection):
             execute("ROLLBACK TO steps")
             self.revision = revision
             del self.packed_events[events:]
             self.meta = meta
+        else:
+            published.update(self.published)
+        self.published = published
         execute("RELEASE steps")
         return result
 

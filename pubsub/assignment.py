@@ -35,16 +35,23 @@ def partition_of(key: str, partitions: int) -> int:
 
 
 def assign(
-    group: str, partitions: Sequence[Partition], members: Sequence[str], token: int
+    group: str,
+    partitions: Sequence[Partition],
+    members: Sequence[str],
+    token: int,
+    *,
+    may_move: bool = True,
 ) -> tuple[list[Partition], int]:
     """The partitions as they should be now that `members` live, and the last token handed out.
 
     A partition moves at once from a member that is gone, in two steps between two that live. Every
     member ends with its share, rounded up or down, and nothing moves that need not move for that.
+    Without `may_move` the living keep even what is too much, and only what is free is given out.
     """
     alive = dict.fromkeys(sorted(members))
+    holders = _holders(group, partitions, alive, may_move)
     result: list[Partition] = []
-    for partition, holder in zip(partitions, _holders(group, partitions, alive), strict=True):
+    for partition, holder in zip(partitions, holders, strict=True):
         owner = partition.owner if partition.owner in alive else None
         if owner is None and holder is not None:
             token += 1
@@ -64,7 +71,7 @@ def rendezvous(group: str, partition: int, member: str) -> int:
 
 
 def _holders(
-    group: str, partitions: Sequence[Partition], alive: dict[str, None]
+    group: str, partitions: Sequence[Partition], alive: dict[str, None], may_move: bool
 ) -> list[str | None]:
     """For each partition the member that is to own it in the end."""
     if not alive:
@@ -80,7 +87,8 @@ def _holders(
     # Those who hold most get the larger shares, so that the least has to move.
     for rank, member in enumerate(sorted(alive, key=lambda name: (-len(held[name]), name))):
         room[member] = share + (rank < more) - len(held[member])
-        for partition in _surplus(group, member, held[member], -room[member]):
+        surplus = -room[member] if may_move else 0
+        for partition in _surplus(group, member, held[member], surplus):
             holders[partition.number] = None
             room[member] += 1
 

@@ -5,33 +5,22 @@ member owns every partition that it names under the very token that it names: th
 against a member that was paused and does not know yet that it has a successor.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import apsw
 
 from pubsub import group_tables as tables
-from pubsub import log
 from pubsub.apply import Apply
 from pubsub.assignment import Partition
-from pubsub.events import Meta, compress, expand
-from pubsub.group_tables import Group, is_count, malformed, unknown_group
+from pubsub.effect_unit import apply_unit
+from pubsub.group_tables import Group, Letter, is_count, malformed, unknown_group
 from pubsub.limits import (
     CHECKPOINT_EFFECTS_MAX,
     COMPLETIONS_MAX,
     DEAD_LETTERS_MAX,
-    EFFECT_HOPS_MAX,
-    EFFECT_OPERATIONS_MAX,
-    ERROR_BYTES_MAX,
     PARTITIONS_MAX,
 )
 from pubsub.rejection import Rejection
-
-
-class _Letter(NamedTuple):
-    revision: int
-    attempts: int
-    error: str
 
 
 class _Progress(NamedTuple):
@@ -43,7 +32,7 @@ class _Progress(NamedTuple):
     done: dict[int, None]
     release: bool
     completed_count: int
-    letters: list[_Letter]
+    letters: list[Letter]
 
     def completes(self, revision: int) -> bool:
         return revision <= self.floor or revision in self.done
@@ -106,8 +95,8 @@ def checkpoint(
         if not stored[item.partition].completed(letter.revision)
     ]
     for partition, revision, code, detail in refused:
-        letters.append((partition, _Letter(revision, 1, f"effects refused: {code}: {detail}")))
-    held = _store_letters(apply, row.id, letters)
+        letters.append((partition, Letter(revision, 1, f"effects refused: {code}: {detail}")))
+    held = tables.store_letters(apply, row.id, letters)
     token = _store_progress(apply.connection, row, progress, stored)
     completed = -len(refused)
     for item in progress.values():
@@ -164,49 +153,13 @@ def _advances(item: _Progress, before: _Stored) -> bool:
 def _apply_effects(apply: Apply, units: list[_Unit], stored: dict[int, _Stored]) -> list[list[Any]]:
     """Run the effects of events that were not completed before; returns the refused ones."""
     refused: list[list[Any]] = []
-    meta = apply.meta
     for unit in units:
         if stored[unit.partition].completed(unit.revision):
             continue
-        result = _run_unit(apply, unit, meta)
-        apply.meta = meta
+        result = apply_unit(apply, unit.revision, unit.operations)
         if isinstance(result, Rejection):
             refused.append([unit.partition, unit.revision, result.code, result.detail])
     return refused
-
-
-def _run_unit(apply: Apply, unit: _Unit, meta: Meta | None) -> Any:
-    """Apply the operations of one event, marked as caused by it, as a unit."""
-    operations = unit.operations
-    if not isinstance(operations, list | tuple) or not all(map(_is_operation, operations)):
-        return malformed("an effect is a list of [operation, arguments]")
-    if len(operations) > EFFECT_OPERATIONS_MAX:
-        return Rejection("limit_exceeded", f"at most {EFFECT_OPERATIONS_MAX} operations per event")
-    found = log.read(apply.connection, unit.revision, 1, 1)
-    # Nobody: retention took the event, because a hard cap outweighs the group that needs it.
-    cause = found[0] if isinstance(found, list) and found else None
-    hops = 1 + (cause.hops if cause else 0)
-    if hops > EFFECT_HOPS_MAX:
-        return Rejection("hops_exceeded", f"a chain of more than {EFFECT_HOPS_MAX} effects")
-    correlation_id = cause.correlation_id if cause else None
-    apply.meta = compress(
-        expand(meta)[0],
-        unit.revision if correlation_id is None else correlation_id,
-        unit.revision,
-        hops,
-        cause.traceparent if cause else None,
-    )
-    if len(operations) == 1:
-        return apply.run(*operations[0])  # refused alone, it changed nothing
-    return apply.atomically(lambda: _run_all(apply, operations))
-
-
-def _run_all(apply: Apply, operations: Sequence[Sequence[Any]]) -> Rejection | None:
-    for name, args in operations:
-        result = apply.run(name, args)
-        if isinstance(result, Rejection):
-            return result
-    return None
 
 
 def _load(
@@ -228,23 +181,6 @@ def _load(
             )
             stored[number] = _Stored(Partition(*row), {revision: None for (revision,) in revisions})
     return stored
-
-
-def _store_letters(apply: Apply, group_id: int, letters: list[tuple[int, _Letter]]) -> int:
-    """Keep dead letters; returns by how many the list grew (one may replace an older one)."""
-    grown = 0
-    for partition, letter in letters:
-        apply.connection.execute(
-            "DELETE FROM dead_letters WHERE group_id = ? AND revision = ?",
-            (group_id, letter.revision),
-        )
-        grown += 1 - apply.connection.changes()
-        error = letter.error.encode("utf-8", "replace")[:ERROR_BYTES_MAX].decode("utf-8", "ignore")
-        apply.connection.execute(
-            "INSERT INTO dead_letters VALUES(?, ?, ?, ?, ?, ?)",
-            (group_id, letter.revision, partition, letter.attempts, apply.wall_ms, error),
-        )
-    return grown
 
 
 def _store_progress(
@@ -303,7 +239,7 @@ def _parse_progress(partitions: Any) -> dict[int, _Progress] | Rejection:
             return malformed("release: true or false is needed")
         if not isinstance(dead, list | tuple) or not all(map(_is_letter, dead)):
             return malformed("dead: a list of [revision, attempts, error] is needed")
-        letters = [_Letter(*letter) for letter in dead]
+        letters = [Letter(*letter) for letter in dead]
         read = _Progress(
             number, token, floor, dict.fromkeys(done), release, completed_count, letters
         )
@@ -343,13 +279,4 @@ def _is_letter(value: Any) -> bool:
         and is_count(value[0])
         and is_count(value[1])
         and isinstance(value[2], str)
-    )
-
-
-def _is_operation(value: Any) -> bool:
-    return (
-        isinstance(value, list | tuple)
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and isinstance(value[1], list | tuple)
     )

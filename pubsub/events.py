@@ -5,7 +5,8 @@ Stored, an event is the msgpack array `[topic, key, data, meta]`:
 - `topic`: an integer, the code of a system topic below, or the text of a user's topic;
 - `key`: text or nil;
 - `data`: an array whose shape the topic fixes (the table at `SYSTEM_TOPICS`; new fields are only
-  ever appended). A user's event has `[payload bytes, content type | nil, headers map | nil]`;
+  ever appended). A user's event has `[payload bytes, content type | nil, headers map | nil]`
+  and, only where it was given, the schema version;
 - `meta`: nil or `[actor, correlation id, causation id, hops, traceparent]`, trailing nils cut. An
   id that is an integer is the revision of an event of this cluster.
 
@@ -24,9 +25,12 @@ CLUSTER_LEADER_ELECTED: Final = 10
 CLUSTER_MEMBERSHIP_CHANGED: Final = 11
 CLUSTER_NODE_ADDED: Final = 12
 CLUSTER_NODE_REMOVED: Final = 13
+SYSTEM_RETENTION_CAPPED: Final = 20
+GROUP_EVENT_REPLAYED: Final = 40
+GROUP_EVENT_REDRIVEN: Final = 41
 
 # A code is for ever: it stands in the logs of clusters that run. 20 and up are kept for
-# hooks.system.*, 30 and up for hooks.hook.*.
+# hooks.system.*, 30 and up for hooks.hook.*, 40 and up for hooks.group.*.
 SYSTEM_TOPICS: Final[dict[int, str]] = {
     # [value, create_revision, version, previous_revision (0 = it did not exist), expires_ms | nil]
     KV_WRITE_COMMITTED: "hooks.kv.write_committed",
@@ -42,6 +46,13 @@ SYSTEM_TOPICS: Final[dict[int, str]] = {
     CLUSTER_NODE_ADDED: "hooks.cluster.node_added",
     # [node]
     CLUSTER_NODE_REMOVED: "hooks.cluster.node_removed",
+    # [first_revision that is left, [group that had not read what went, ...]]
+    SYSTEM_RETENTION_CAPPED: "hooks.system.retention_capped",
+    # [group, revision of the event that it gets again]
+    GROUP_EVENT_REPLAYED: "hooks.group.event_replayed",
+    # [group, revision, topic, data, redrives, wall_ms, meta | nil]: of the event as it was, or as
+    # it was edited; the log may have lost it by now
+    GROUP_EVENT_REDRIVEN: "hooks.group.event_redriven",
 }
 
 Identifier = int | str
@@ -87,7 +98,10 @@ def array_header(count: int) -> bytes:
 def decode(
     blob: bytes, first_revision: int, log_index: int, wall_ms: int, skip: int, events_max: int
 ) -> list[Event]:
-    """The events of one batch after the first `skip`, at most `events_max` of them."""
+    """The events of one batch after the first `skip` places, at most `events_max` of them.
+
+    A place that holds nil was left by an event that retention took.
+    """
     unpacker = msgpack.Unpacker(use_list=False, strict_map_key=False, max_buffer_size=len(blob))
     unpacker.feed(blob)
     count = unpacker.read_array_header()
@@ -96,11 +110,16 @@ def decode(
     events: list[Event] = []
     make = Event._make  # half the time of a call with thirteen arguments
     start = unpacker.tell()
-    for ordinal in range(skip, min(count, skip + events_max)):
-        topic, key, data, meta = unpacker.unpack()
+    for ordinal in range(skip, count):
+        if len(events) >= events_max:
+            break
+        stored = unpacker.unpack()
+        if stored is None:
+            start = unpacker.tell()
+            continue
+        topic, key, data, meta = stored
         if topic.__class__ is int:
-            # A code that this release does not know was written by a newer one: still an event.
-            topic = SYSTEM_TOPICS.get(topic) or f"hooks.unknown.{topic}"
+            topic = SYSTEM_TOPICS.get(topic) or topic_name(topic)
         actor = correlation_id = causation_id = traceparent = None
         hops = 0
         if meta is not None:
@@ -127,6 +146,14 @@ def decode(
         )
         start = end
     return events
+
+
+def topic_name(topic: int | str) -> str:
+    """The topic that stands in a stored event, as readers know it."""
+    if isinstance(topic, str):
+        return topic
+    # A code that this release does not know was written by a newer one: still an event.
+    return SYSTEM_TOPICS.get(topic) or f"hooks.unknown.{topic}"
 
 
 def expand(

@@ -1,6 +1,6 @@
 """The tables of the consumer groups, and the few statements that more than one operation needs.
 
-Only `groups` and `checkpoint` use this; everything else reads through `groups`.
+Only the operations of groups use this; everything else reads through `groups`.
 """
 
 from collections.abc import Sequence
@@ -8,8 +8,10 @@ from typing import Final, NamedTuple
 
 import apsw
 
+from pubsub import letter_copies
+from pubsub.apply import Apply
 from pubsub.assignment import Partition
-from pubsub.limits import INTEGER_MAX
+from pubsub.limits import ERROR_BYTES_MAX, INTEGER_MAX, READ_ROWS_MAX
 from pubsub.rejection import Rejection
 
 SCHEMA: Final = """
@@ -84,6 +86,14 @@ class Group(NamedTuple):
     dead_held: int
 
 
+class Letter(NamedTuple):
+    """An event that a group gave up."""
+
+    revision: int
+    attempts: int
+    error: str
+
+
 def load_group(connection: apsw.Connection, name: object) -> Group | None:
     """The group of that name, or None."""
     if not isinstance(name, str):
@@ -120,6 +130,56 @@ def store_token(connection: apsw.Connection, group_id: int, token: int) -> None:
 def note_change(connection: apsw.Connection) -> None:
     """Tell those who watch `groups.assignments_version` to look again."""
     connection.execute("UPDATE group_state SET changes = changes + 1")
+
+
+def store_letters(apply: Apply, group_id: int, letters: Sequence[tuple[int, Letter]]) -> int:
+    """Keep dead letters, each of a partition; returns by how many the list grew (one may replace
+    an older one)."""
+    grown = 0
+    for partition, letter in letters:
+        apply.connection.execute(
+            "DELETE FROM dead_letters WHERE group_id = ? AND revision = ?",
+            (group_id, letter.revision),
+        )
+        grown += 1 - apply.connection.changes()
+        if apply.version >= 2:
+            letter_copies.keep(apply, group_id, letter.revision)
+        apply.connection.execute(
+            "INSERT INTO dead_letters VALUES(?, ?, ?, ?, ?, ?)",
+            (
+                group_id,
+                letter.revision,
+                partition,
+                letter.attempts,
+                apply.wall_ms,
+                cut_error(letter.error),
+            ),
+        )
+    return grown
+
+
+def delete_letter(connection: apsw.Connection, group_id: int, revision: int) -> bool:
+    """Delete a dead letter with its event; whether there was one. Who calls counts `dead_held`."""
+    connection.execute(
+        "DELETE FROM dead_letters WHERE group_id = ? AND revision = ?", (group_id, revision)
+    )
+    was_held = connection.changes() > 0
+    letter_copies.drop(connection, group_id, revision)
+    return was_held
+
+
+def cut_error(text: str) -> str:
+    """As much of an error as is kept."""
+    return text.encode("utf-8", "replace")[:ERROR_BYTES_MAX].decode("utf-8", "ignore")
+
+
+def are_revisions(value: object) -> bool:
+    """True for a list of revisions that is no longer than a listing."""
+    return (
+        isinstance(value, list | tuple)
+        and len(value) <= READ_ROWS_MAX
+        and all(map(is_count, value))
+    )
 
 
 def is_count(value: object, least: int = 0) -> bool:

@@ -1,24 +1,36 @@
-"""Partitioned consumer groups: who reads which part of the log, and how far everybody is.
+"""Consumer groups: who reads which part of the log, and how far everybody is.
 
 The operations (first argument `apply`) change the replicated state and belong to the state machine;
 they return a plain value or a Rejection. The reads (first argument `connection`) are for anybody.
-Joining and leaving (`membership`) and moving forward (`checkpoint`) have their own files; this one
-is where the state machine and the readers find all of them.
+Joining and leaving (`membership`), moving forward (`checkpoint`; `competing` for groups whose
+members compete for each event) and an operator's hand (`group_control`) have their own files; this
+one is where the state machine and the readers find all of them.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import apsw
 
+from pubsub import competing_tables, group_settings, letter_copies, log, membership, replays
 from pubsub import group_tables as tables
-from pubsub import log
 from pubsub.apply import Apply
 from pubsub.assignment import Partition
 from pubsub.checkpoint import checkpoint
-from pubsub.group_tables import SCHEMA, Group, is_count, malformed, unknown_group
-from pubsub.limits import GROUPS_MAX, PARTITIONS_MAX, READ_ROWS_MAX
-from pubsub.membership import expire, join, keepalive, leave, next_deadline
+from pubsub.group_control import pause, resume, skip
+from pubsub.group_settings import Settings, protected_floors
+from pubsub.group_tables import Group, is_count, malformed, unknown_group
+from pubsub.limits import GROUPS_MAX, LETTERS_WRITTEN_MAX, PARTITIONS_MAX, READ_ROWS_MAX
+from pubsub.membership import (
+    expire,
+    join,
+    keepalive,
+    leave,
+    next_deadline,
+    next_rebalance,
+    rebalance,
+)
 from pubsub.rejection import Rejection
+from pubsub.retention_rules import compacted
 from pubsub.topics import validate_name, validate_pattern
 
 __all__ = [
@@ -39,9 +51,32 @@ __all__ = [
     "leave",
     "names",
     "next_deadline",
+    "next_rebalance",
+    "pause",
+    "protected_floors",
+    "rebalance",
     "remove",
+    "resume",
     "seek",
+    "skip",
 ]
+
+SCHEMA: Final = (
+    tables.SCHEMA
+    + group_settings.SCHEMA
+    + membership.SCHEMA
+    + competing_tables.SCHEMA
+    + letter_copies.SCHEMA
+    + replays.SCHEMA
+)
+_TABLES_BY_GROUP: Final = (
+    *tables.TABLES_BY_GROUP,
+    *group_settings.TABLES_BY_GROUP,
+    *membership.TABLES_BY_GROUP,
+    *competing_tables.TABLES_BY_GROUP,
+    *letter_copies.TABLES_BY_GROUP,
+    *replays.TABLES_BY_GROUP,
+)
 
 
 class Assignment(NamedTuple):
@@ -52,15 +87,25 @@ class Assignment(NamedTuple):
     token: int
     floor: int
     releasing: bool  # drain, then checkpoint with release: another member is waiting for it
+    paused: bool = False  # start nothing new of this group
 
 
 def define(
-    apply: Apply, group: Any, pattern: Any, partitions: Any, start: Any, version: Any
+    apply: Apply,
+    group: Any,
+    pattern: Any,
+    partitions: Any,
+    start: Any,
+    version: Any,
+    options: Any = None,
 ) -> int | Rejection:
     """Define a group, or confirm or renew its definition; returns the lowest floor.
 
-    `start` ("latest", "earliest" or the first revision to read) counts only for a new group, the
-    partition count stays for ever, and the pattern changes with a higher `version`.
+    `start` ("latest", "earliest", the first revision to read, or `["time", wall_ms]`) counts only
+    for a new group. The partition count stays for ever, 1 for a competing group, and so does the
+    mode. The pattern and the other options (`group_settings`) change with a higher `version`.
+    Options are the whole of a definition, what they leave out is the default; nil leaves them as
+    they are.
     """
     problem = validate_name(group, "group") or validate_pattern(pattern)
     if problem:
@@ -69,15 +114,27 @@ def define(
         return malformed(f"partitions: a power of two up to {PARTITIONS_MAX} is needed")
     if not is_count(version):
         return malformed("version: an integer from 0 is needed")
+    settings = group_settings.parse(options)
+    if isinstance(settings, Rejection):
+        return settings
     row = tables.load_group(apply.connection, group)
     if row is None:
-        return _create(apply, group, pattern, partitions, start, version)
+        if settings.is_competing and partitions != 1:
+            return malformed("partitions: a competing group has 1")
+        named = None if options is None else settings
+        return _create(apply, group, pattern, partitions, start, version, named)
+    known = group_settings.load(apply.connection, row.id)
+    if options is None:
+        settings = known
+    if settings.mode != known.mode:
+        return Rejection("mode_fixed", f'group "{group}" is {known.mode} for ever')
     if row.partitions != partitions:
         return Rejection(
             "partitions_fixed",
             f'group "{group}" has {row.partitions} partitions for ever, not {partitions}',
         )
-    if version < row.version or (version == row.version and pattern != row.pattern):
+    is_same = pattern == row.pattern and settings == known
+    if version < row.version or (version == row.version and not is_same):
         return Rejection(
             "definition_conflict",
             f'group "{group}" is defined with pattern "{row.pattern}" at version {row.version}; '
@@ -88,6 +145,8 @@ def define(
             "UPDATE consumer_groups SET pattern = ?, version = ? WHERE id = ?",
             (pattern, version, row.id),
         )
+    if settings != known:
+        group_settings.store(apply.connection, row.id, settings)
     return _floor_of(apply.connection, row)
 
 
@@ -96,7 +155,7 @@ def remove(apply: Apply, group: Any) -> bool | Rejection:
     row = tables.load_group(apply.connection, group)
     if row is None:
         return unknown_group(group)
-    for table in tables.TABLES_BY_GROUP:
+    for table in _TABLES_BY_GROUP:
         apply.connection.execute(f"DELETE FROM {table} WHERE group_id = ?", (row.id,))
     apply.connection.execute("DELETE FROM consumer_groups WHERE id = ?", (row.id,))
     tables.note_change(apply.connection)
@@ -107,20 +166,26 @@ def seek(apply: Apply, group: Any, start: Any) -> int | Rejection:
     """Set a group to `start` (as in `define`); returns the floor that every partition has now.
 
     The owners stay and get new tokens: checkpoints of the work that they had in hand are refused.
-    Effects of events that are read again are applied again: that is what a replay is.
+    Of a competing group every lease is over, and what waited is forgotten. Effects of events that
+    are read again are applied again: that is what a replay is.
     """
     row = tables.load_group(apply.connection, group)
     if row is None:
         return unknown_group(group)
-    floor = _start_floor(apply, start)
+    floor = _start_floor(apply, row.pattern, start)
     if isinstance(floor, Rejection):
+        return floor
+    apply.connection.execute("DELETE FROM group_completions WHERE group_id = ?", (row.id,))
+    if group_settings.load(apply.connection, row.id).is_competing:
+        competing_tables.reset(apply.connection, row.id, floor)
+        tables.store_partitions(apply.connection, row.id, [Partition(0, None, 0, None, floor)])
+        tables.note_change(apply.connection)
         return floor
     token = row.token
     moved: list[Partition] = []
     for partition in tables.load_partitions(apply.connection, row.id):
         token += 1
         moved.append(partition._replace(floor=floor, token=token))
-    apply.connection.execute("DELETE FROM group_completions WHERE group_id = ?", (row.id,))
     tables.store_partitions(apply.connection, row.id, moved)
     tables.store_token(apply.connection, row.id, token)
     tables.note_change(apply.connection)
@@ -128,25 +193,20 @@ def seek(apply: Apply, group: Any, start: Any) -> int | Rejection:
 
 
 def discard(apply: Apply, group: Any, revisions: Any) -> int | Rejection:
-    """Delete dead letters of a group; returns how many there were."""
+    """Delete dead letters of a group; returns how many. Those that waited for room follow."""
     row = tables.load_group(apply.connection, group)
     if row is None:
         return unknown_group(group)
-    if (
-        not isinstance(revisions, list | tuple)
-        or len(revisions) > READ_ROWS_MAX
-        or not all(is_count(revision) for revision in revisions)
-    ):
+    if not tables.are_revisions(revisions):
         return malformed(f"revisions: a list of at most {READ_ROWS_MAX} revisions is needed")
-    discarded = 0
-    for revision in revisions:
-        apply.connection.execute(
-            "DELETE FROM dead_letters WHERE group_id = ? AND revision = ?", (row.id, revision)
-        )
-        discarded += apply.connection.changes()
+    discarded = sum(tables.delete_letter(apply.connection, row.id, each) for each in revisions)
     apply.connection.execute(
         "UPDATE consumer_groups SET dead_held = dead_held - ? WHERE id = ?", (discarded, row.id)
     )
+    competing = competing_tables.load(apply, row.name)
+    if competing is not None:
+        competing.bury_dying(LETTERS_WRITTEN_MAX)
+        competing.store()
     return discarded
 
 
@@ -166,10 +226,19 @@ def describe(connection: apsw.Connection, group: str) -> dict[str, Any] | None:
         " WHERE group_id = ? ORDER BY member",
         (row.id,),
     )
-    return {
+    settings = group_settings.load(connection, row.id)
+    found: dict[str, Any] = (
+        {}
+        if not settings.is_competing
+        else {"competing": competing_tables.describe(connection, row.id)}
+    )
+    return found | {
         "name": row.name,
         "pattern": row.pattern,
         "version": row.version,
+        "mode": settings.mode,
+        "settings": group_settings.describe(settings),
+        "paused": group_settings.is_paused(connection, row.id),
         "token": row.token,
         "completed": row.completed,
         "dead": row.dead,
@@ -188,6 +257,9 @@ def describe(connection: apsw.Connection, group: str) -> dict[str, Any] | None:
             }
             for partition in tables.load_partitions(connection, row.id)
         ],
+        "competing": competing_tables.describe(connection, row.id)
+        if settings.is_competing
+        else None,
     }
 
 
@@ -199,15 +271,16 @@ def assignments_version(connection: apsw.Connection) -> int:
 def assignments(connection: apsw.Connection, member: str) -> list[Assignment]:
     """What `member` owns in all groups, by group name and partition."""
     rows = connection.execute(
-        "SELECT name, partition, p.token, floor, next_owner IS NOT NULL"
+        "SELECT name, partition, p.token, floor, next_owner IS NOT NULL,"
+        " EXISTS (SELECT 1 FROM group_pauses AS x WHERE x.group_id = m.group_id)"
         " FROM group_members AS m JOIN consumer_groups AS g ON g.id = m.group_id"
         " JOIN group_partitions AS p ON p.group_id = m.group_id AND p.owner = m.member"
         " WHERE m.member = ? ORDER BY name, partition",
         (member,),
     )
     return [
-        Assignment(group, partition, token, floor, bool(releasing))
-        for group, partition, token, floor, releasing in rows
+        Assignment(group, partition, token, floor, bool(releasing), bool(paused))
+        for group, partition, token, floor, releasing, paused in rows
     ]
 
 
@@ -236,18 +309,24 @@ def dead_letters(
 
 
 def floor_min(connection: apsw.Connection) -> int | None:
-    """The lowest floor of all groups, which retention does not pass; None without groups."""
-    value = connection.execute("SELECT min(floor) FROM group_partitions").get
-    return None if value is None else int(value)
+    """The lowest floor of all protected groups, which retention does not pass; None without any."""
+    floors = [floor for _, _, floor in protected_floors(connection)]
+    return min(floors, default=None)
 
 
 def _create(
-    apply: Apply, group: str, pattern: str, partitions: int, start: Any, version: int
+    apply: Apply,
+    group: str,
+    pattern: str,
+    partitions: int,
+    start: Any,
+    version: int,
+    settings: Settings | None,
 ) -> int | Rejection:
     execute = apply.connection.execute
     if int(execute("SELECT count(*) FROM consumer_groups").get) >= GROUPS_MAX:
         return Rejection("limit_exceeded", f"a cluster has at most {GROUPS_MAX} consumer groups")
-    floor = _start_floor(apply, start)
+    floor = _start_floor(apply, pattern, start)
     if isinstance(floor, Rejection):
         return floor
     group_id = int(execute("SELECT next_group_id FROM group_state").get)
@@ -258,23 +337,50 @@ def _create(
     )
     rows = [Partition(number, None, 0, None, floor) for number in range(partitions)]
     tables.store_partitions(apply.connection, group_id, rows)
+    if settings is not None:
+        group_settings.store(apply.connection, group_id, settings)
+        if settings.is_competing:
+            competing_tables.create(apply.connection, group_id, floor)
     return floor
 
 
-def _start_floor(apply: Apply, start: Any) -> int | Rejection:
+def _start_floor(apply: Apply, pattern: str, start: Any) -> int | Rejection:
     """The floor that makes `start` the first revision read."""
     if start == "latest":
         return apply.revision
     oldest = log.first_revision(apply.connection)
     if start == "earliest":
-        return oldest - 1
+        return _oldest_whole(apply, pattern, oldest) - 1
+    if apply.version >= 2 and _is_time(start):
+        if start[1] > apply.wall_ms:
+            return apply.revision  # from now on, then: what comes has a later time
+        at = log.revision_at_or_after(apply.connection, start[1])
+        return _oldest_whole(apply, pattern, at) - 1
     if not is_count(start, 1) or start > apply.revision + 1:
         return malformed(
-            'start: "latest", "earliest" or a revision from 1 to the next one is needed'
+            'start: "latest", "earliest", ["time", wall_ms] or a revision from 1 to the next one'
+            " is needed"
         )
+    oldest = max(oldest, _oldest_whole(apply, pattern, start))
     if start < oldest:
         return Rejection("compacted", f"the oldest revision that is still there is {oldest}")
     return int(start) - 1
+
+
+def _oldest_whole(apply: Apply, pattern: str, from_revision: int) -> int:
+    """The first revision, from `from_revision` on, after which nothing of a pattern is gone."""
+    found = compacted(apply.connection, pattern, from_revision)
+    return from_revision if found is None else found.first_revision
+
+
+def _is_time(start: Any) -> bool:
+    """`["time", wall_ms]`"""
+    return (
+        isinstance(start, list | tuple)
+        and len(start) == 2
+        and start[0] == "time"
+        and is_count(start[1])
+    )
 
 
 def _floor_of(connection: apsw.Connection, row: Group) -> int:

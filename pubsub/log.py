@@ -1,19 +1,29 @@
 """The ordered event log: one row per Raft entry that made events.
 
 A batch row holds the events of its entry as one msgpack array, so that a thousand events cost one
-insert and no secondary index. Revisions are contiguous over the whole log. The newest batch is
-never trimmed, so the table alone knows which revision comes next.
+insert and no secondary index. Revisions rise without a gap as they are given out; retention takes
+events from anywhere but the end: a batch whose events are all gone has no row any more, one that
+lost some keeps nil in their places. The newest event always stays, so the table alone knows which
+revision comes next, and a reader who gets nothing is at the head.
 """
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import apsw
+import msgpack
 
-from pubsub.events import Event, array_header, decode
-from pubsub.limits import TAIL_BYTES_MAX, TAIL_EVENTS_MAX
+from pubsub.events import Event, array_header, decode, topic_name
+from pubsub.limits import (
+    SEGMENT_BYTES_MAX,
+    TAIL_BYTES_MAX,
+    TAIL_EVENTS_MAX,
+    TOPIC_SEGMENTS_MAX,
+    TOPICS_REMEMBERED_MAX,
+)
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS event_batches(
@@ -21,15 +31,23 @@ CREATE TABLE IF NOT EXISTS event_batches(
     count INTEGER NOT NULL,
     log_index INTEGER NOT NULL,
     wall_ms INTEGER NOT NULL,
-    events BLOB NOT NULL
+    events BLOB NOT NULL             -- msgpack array of `count` items: an event, or nil
 ) STRICT;
 """
 
+_SELECT_FROM: Final = (
+    "SELECT first_revision, count, log_index, wall_ms, events FROM event_batches"
+    " WHERE first_revision >= (SELECT coalesce(max(first_revision), 0) FROM event_batches"
+    " WHERE first_revision <= ?) ORDER BY first_revision"
+)
+_NIL: Final = b"\xc0"
+_TOPIC_BYTES_MAX: Final = TOPIC_SEGMENTS_MAX * (SEGMENT_BYTES_MAX + 1) + 5  # as it is packed
+
 
 class Compacted(NamedTuple):
-    """The answer to a reader behind retention: what it asked for is gone."""
+    """The answer to a reader behind retention: some of what it asked for is gone."""
 
-    first_revision: int  # the oldest that is still there
+    first_revision: int  # from here on nothing is missing
 
 
 class Batch:
@@ -78,27 +96,42 @@ def append(
 
 def read(
     connection: apsw.Connection, from_revision: int, events_max: int, bytes_max: int
-) -> list[Event] | Compacted:
+) -> list[Event]:
     """Events from `from_revision` on, in order: at most `events_max`, and at most `bytes_max` of
-    stored size unless the first one alone is larger; empty past the end of the log."""
-    oldest = first_revision(connection)
-    if from_revision < oldest:
-        return Compacted(oldest)
+    stored size unless the first one alone is larger; empty past the end of the log.
+
+    What retention took is passed over: who must not miss anything finds a gap in the revisions
+    (`has_gap`) and asks `retention.compacted` whether it concerns it.
+    """
     collected = _Collected(events_max, bytes_max)
-    rows = connection.execute(
-        "SELECT first_revision, count, log_index, wall_ms, events FROM event_batches"
-        " WHERE first_revision >= (SELECT coalesce(max(first_revision), 0) FROM event_batches"
-        " WHERE first_revision <= ?) ORDER BY first_revision",
-        (from_revision,),
-    )
+    rows = connection.execute(_SELECT_FROM, (from_revision,))
     for row in rows:
         if not collected.add(Batch(*row), from_revision):
             break
     return collected.events
 
 
+def event_at(connection: apsw.Connection, revision: int) -> Event | None:
+    """The event of that revision; None when it is not there yet, or not any more."""
+    found = read(connection, revision, 1, 1)
+    return found[0] if found and found[0].revision == revision else None
+
+
+def batches(connection: apsw.Connection, from_revision: int) -> Iterator[Batch]:
+    """The batches from the one that `from_revision` is in, or the next, in order."""
+    for row in connection.execute(_SELECT_FROM, (from_revision,)):
+        batch = Batch(*row)
+        if batch.first_revision + batch.count > from_revision:
+            yield batch
+
+
+def has_gap(events: Sequence[Event], from_revision: int) -> bool:
+    """Whether something is missing between `from_revision` and the last of the events read."""
+    return bool(events) and events[-1].revision - from_revision + 1 != len(events)
+
+
 def first_revision(connection: apsw.Connection) -> int:
-    """The oldest revision that can be read; 1 while the log is empty."""
+    """Where the oldest batch starts that is still there; 1 while the log is empty."""
     return int(connection.execute("SELECT coalesce(min(first_revision), 1) FROM event_batches").get)
 
 
@@ -114,7 +147,8 @@ def revision_at_or_after(connection: apsw.Connection, wall_ms: int) -> int:
     """The first revision whose time is `wall_ms` or later; past the end if there is none.
 
     A binary search by revision, because the cluster clock never runs backwards along the log: the
-    write path pays for no index on time.
+    write path pays for no index on time. It may be one that retention took out of its batch:
+    reading goes on from there with what is left.
     """
     low, high = first_revision(connection), last_revision(connection) + 1
     while low < high:
@@ -124,33 +158,84 @@ def revision_at_or_after(connection: apsw.Connection, wall_ms: int) -> int:
             " WHERE first_revision <= ? ORDER BY first_revision DESC LIMIT 1",
             (middle,),
         ).fetchone()
-        assert row is not None, "revisions are contiguous"
+        assert row is not None, "no revision below the first batch is looked at"
         first, count, at = row
         if at < wall_ms:
-            low = first + count
+            low = max(first + count, middle + 1)  # between two batches there may be nothing
         else:
             high = first
-    return low
+    following = connection.execute(
+        "SELECT min(first_revision) FROM event_batches WHERE first_revision >= ?", (low,)
+    ).get
+    return low if following is None else int(following)
 
 
-def trim(connection: apsw.Connection, below_revision: int, rows_max: int) -> int:
-    """Delete the oldest batches that lie wholly below `below_revision`; returns how many.
+class Place(NamedTuple):
+    """Where one stored event of a batch is, without the cost of decoding it."""
 
-    At most `rows_max` of them, so that one command stays short; never the newest batch.
-    """
+    revision: int
+    topic: str
+    start: int  # of its bytes in the batch
+    end: int
+
+
+def places(batch: Batch) -> list[Place]:
+    """The events that a batch still has. Retention looks at every event like this, so it unpacks
+    none: it skips each, and reads the topic from its bytes."""
+    blob = batch.blob
+    unpacker = msgpack.Unpacker(max_buffer_size=len(blob))
+    unpacker.feed(blob)
+    count = unpacker.read_array_header()
+    skip, tell = unpacker.skip, unpacker.tell
+    found: list[Place] = []
+    start = tell()
+    for revision in range(batch.first_revision, batch.first_revision + count):
+        skip()
+        end = tell()
+        if blob[start] != _NIL[0]:
+            found.append(Place(revision, _topic_of(blob, start), start, end))
+        start = end
+    return found
+
+
+def _topic_of(blob: bytes, start: int) -> str:
+    """The topic of the event that begins there: an array of four whose first item it is."""
+    head = blob[start + 1]
+    if 0xA0 <= head <= 0xBF:  # a text of up to 31 bytes
+        return _text(blob[start + 2 : start + 2 + (head & 0x1F)])
+    if head == 0xD9:  # of up to 255
+        return _text(blob[start + 3 : start + 3 + blob[start + 2]])
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(blob[start + 1 : start + 1 + _TOPIC_BYTES_MAX])
+    return topic_name(unpacker.unpack())
+
+
+@lru_cache(TOPICS_REMEMBERED_MAX)
+def _text(encoded: bytes) -> str:
+    return encoded.decode()
+
+
+def take_out(connection: apsw.Connection, batch: Batch, kept: Sequence[Place]) -> None:
+    """Remove the events of a batch but for those `kept`; nobody's revision changes."""
+    if not kept:
+        connection.execute(
+            "DELETE FROM event_batches WHERE first_revision = ?", (batch.first_revision,)
+        )
+        return
+    parts = [_NIL] * batch.count
+    for place in kept:
+        parts[place.revision - batch.first_revision] = batch.blob[place.start : place.end]
     connection.execute(
-        "DELETE FROM event_batches WHERE first_revision IN"
-        " (SELECT first_revision FROM event_batches"
-        " WHERE first_revision < ?1 AND first_revision + count <= ?1"
-        " AND first_revision < (SELECT max(first_revision) FROM event_batches)"
-        " ORDER BY first_revision LIMIT ?2)",
-        (below_revision, rows_max),
+        "UPDATE event_batches SET events = ? WHERE first_revision = ?",
+        (_join(parts), batch.first_revision),
     )
-    return connection.changes()
 
 
 class Tail:
     """The newest batches in memory, so that readers at the head do not touch SQLite.
+
+    It holds nothing at or below what retention took last (`forget`), so memory and disk show the
+    same log.
 
     Bounded in events and bytes; one batch larger than the bounds is kept alone.
     """
@@ -187,6 +272,14 @@ class Tail:
             self._events -= oldest.count
             self._bytes -= len(oldest.blob)
 
+    def forget(self, up_to_revision: int) -> None:
+        """Let go of every batch that begins at or below a revision: retention was there."""
+        batches = self._batches
+        while batches and batches[0].first_revision <= up_to_revision:
+            oldest = batches.popleft()
+            self._events -= oldest.count
+            self._bytes -= len(oldest.blob)
+
     def clear(self) -> None:
         """Forget everything; readers go to the log until new batches arrive."""
         self._batches.clear()
@@ -211,7 +304,7 @@ class Tail:
 
 def read_events(
     tail: Tail, connection: apsw.Connection, from_revision: int, events_max: int, bytes_max: int
-) -> list[Event] | Compacted:
+) -> list[Event]:
     """As `read`, from memory if the tail reaches back that far."""
     events = tail.read(from_revision, events_max, bytes_max)
     return read(connection, from_revision, events_max, bytes_max) if events is None else events

@@ -3,13 +3,17 @@
 A member is one running process under a name. It holds one session, kept alive on the elapsed clock,
 for all its groups. Ownership carries a fencing token: what a member sends under an old token is
 refused, so a member that was paused beyond its session can no longer complete anything.
+
+In a group with a cooldown what nobody owns is given out at once, and partitions move between living
+members only when the last move is that long ago: a rolling restart takes nothing from the living.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import apsw
 
+from pubsub import competing_leases, group_settings
 from pubsub import group_tables as tables
 from pubsub.apply import Apply
 from pubsub.assignment import Partition, assign
@@ -17,11 +21,22 @@ from pubsub.group_tables import Group, is_count, malformed, unknown_group
 from pubsub.limits import (
     EXPIRE_MEMBERSHIPS_MAX,
     MEMBERS_MAX,
+    REBALANCED_GROUPS_MAX,
     SESSION_TTL_MS_MAX,
     SESSION_TTL_MS_MIN,
 )
 from pubsub.rejection import Rejection
 from pubsub.topics import validate_name
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS group_moves(
+    group_id INTEGER PRIMARY KEY,    -- of groups with a cooldown
+    moved_ms INTEGER,                -- when a partition last changed hands, on the elapsed clock
+    due_ms INTEGER                   -- when those may move that should; NULL: none should
+) STRICT;
+CREATE INDEX IF NOT EXISTS group_moves_by_due ON group_moves(due_ms);
+"""
+TABLES_BY_GROUP: Final = ("group_moves",)
 
 
 def join(apply: Apply, group: Any, member: Any, ttl_ms: Any) -> int | Rejection:
@@ -42,7 +57,7 @@ def join(apply: Apply, group: Any, member: Any, ttl_ms: Any) -> int | Rejection:
     deadline_ms = _deadline(apply, member)
     if deadline_ms is not None and deadline_ms <= apply.elapsed_ms:
         # The session is over though nobody has cleared it away: it must not come back to life.
-        _leave_groups(apply, member, _groups_of(apply.connection, member))
+        _leave_groups(apply, member, _groups_of(apply.connection, member), left=False)
         row = tables.load_group(apply.connection, group) or row  # leaving hands out tokens
     others = _members(apply.connection, row.id)
     if member not in others and len(others) >= MEMBERS_MAX:
@@ -51,8 +66,9 @@ def join(apply: Apply, group: Any, member: Any, ttl_ms: Any) -> int | Rejection:
     execute("INSERT OR REPLACE INTO group_sessions VALUES(?, ?, ?)", (member, ttl_ms, deadline_ms))
     execute("INSERT OR IGNORE INTO group_members VALUES(?, ?)", (member, row.id))
     if member in others:
-        row = _disown(apply.connection, row, member)
-    _rebalance(apply.connection, row)
+        row = _disown(apply, row, member)
+    _rebalance(apply, row)
+    _give_back(apply)
     return deadline_ms
 
 
@@ -72,14 +88,16 @@ def keepalive(apply: Apply, member: Any) -> int | Rejection:
 def leave(apply: Apply, member: Any, group: Any = None) -> int | Rejection:
     """Take a member that has checkpointed and stopped out of `group`, or of all its groups.
 
-    What it owned moves at once. Returns how many groups it left; a member unknown leaves none.
+    What it owned moves at once, what it had leased goes out again as if it never had. Returns how
+    many groups it left; a member unknown leaves none.
     """
     if not isinstance(member, str):
         return malformed("member: a text is needed")
     groups = _groups_of(apply.connection, member)
     if group is not None:
         groups = [row for row in groups if row.name == group]
-    _leave_groups(apply, member, groups)
+    _leave_groups(apply, member, groups, left=True)
+    _give_back(apply)
     return len(groups)
 
 
@@ -98,16 +116,37 @@ def expire(apply: Apply, up_to_elapsed_ms: Any) -> int | Rejection:
     for (name,) in expired:
         member = str(name)
         groups = _groups_of(apply.connection, member)[: EXPIRE_MEMBERSHIPS_MAX - removed]
-        _leave_groups(apply, member, groups)
+        _leave_groups(apply, member, groups, left=False)
         removed += len(groups)
         if removed >= EXPIRE_MEMBERSHIPS_MAX:
             break
+    _give_back(apply)
     return removed
+
+
+def rebalance(apply: Apply, up_to_elapsed_ms: Any) -> int | Rejection:
+    """Move what waited for the end of a cooldown; returns of how many groups, a bounded number."""
+    if not is_count(up_to_elapsed_ms):
+        return malformed("up_to_elapsed_ms: an integer from 0 is needed")
+    rows: list[Any] = apply.connection.execute(
+        "SELECT g.* FROM group_moves AS m JOIN consumer_groups AS g ON g.id = m.group_id"
+        " WHERE due_ms <= ? ORDER BY due_ms, g.id LIMIT ?",
+        (min(up_to_elapsed_ms, apply.elapsed_ms), REBALANCED_GROUPS_MAX),
+    ).fetchall()
+    for row in rows:
+        _rebalance(apply, Group(*row))
+    return len(rows)
 
 
 def next_deadline(connection: apsw.Connection) -> int | None:
     """When the next session ends, on the elapsed clock; None when nobody has one."""
     value = connection.execute("SELECT min(deadline_ms) FROM group_sessions").get
+    return None if value is None else int(value)
+
+
+def next_rebalance(connection: apsw.Connection) -> int | None:
+    """When the next cooldown that partitions wait for ends; None when none does."""
+    value = connection.execute("SELECT min(due_ms) FROM group_moves").get
     return None if value is None else int(value)
 
 
@@ -136,12 +175,13 @@ def _groups_of(connection: apsw.Connection, member: str) -> list[Group]:
     return [Group(*row) for row in rows]
 
 
-def _leave_groups(apply: Apply, member: str, groups: Sequence[Group]) -> None:
-    """Remove memberships, and the session with the last of them."""
+def _leave_groups(apply: Apply, member: str, groups: Sequence[Group], *, left: bool) -> None:
+    """Remove memberships, and the session with the last of them; `left`: it said so itself."""
     execute = apply.connection.execute
     for row in groups:
         execute("DELETE FROM group_members WHERE member = ? AND group_id = ?", (member, row.id))
-        _rebalance(apply.connection, row)
+        competing_leases.end(apply, row.id, member, left=left)
+        _rebalance(apply, row)
     execute(
         "DELETE FROM group_sessions WHERE member = ?1"
         " AND NOT EXISTS (SELECT 1 FROM group_members WHERE member = ?1)",
@@ -149,8 +189,17 @@ def _leave_groups(apply: Apply, member: str, groups: Sequence[Group]) -> None:
     )
 
 
-def _disown(connection: apsw.Connection, row: Group, member: str) -> Group:
+def _give_back(apply: Apply) -> None:
+    """Have what the leases held that just ended be delivered again: one bounded slice at once."""
+    due_ms = competing_leases.next_due(apply.connection)
+    if due_ms is not None and due_ms <= apply.elapsed_ms:
+        competing_leases.expire(apply, apply.elapsed_ms)
+
+
+def _disown(apply: Apply, row: Group, member: str) -> Group:
     """Fence a member's former run: its partitions get new tokens, or go where they were going."""
+    connection = apply.connection
+    competing_leases.end(apply, row.id, member, left=False)
     token = row.token
     changed: list[Partition] = []
     for partition in tables.load_partitions(connection, row.id):
@@ -168,12 +217,40 @@ def _disown(connection: apsw.Connection, row: Group, member: str) -> Group:
     return row._replace(token=token)
 
 
-def _rebalance(connection: apsw.Connection, row: Group) -> None:
+def _rebalance(apply: Apply, row: Group) -> None:
     """Assign a group's partitions to the members that it has now."""
+    connection = apply.connection
+    settings = group_settings.load(connection, row.id)
+    if settings.is_competing:
+        return
+    members = _members(connection, row.id)
     before = tables.load_partitions(connection, row.id)
-    after, token = assign(row.name, before, _members(connection, row.id), row.token)
+    moved_ms = None
+    if settings.cooldown_ms:
+        moved_ms = connection.execute(
+            "SELECT moved_ms FROM group_moves WHERE group_id = ?", (row.id,)
+        ).get
+    may_move = moved_ms is None or apply.elapsed_ms - moved_ms >= settings.cooldown_ms
+    after, token = assign(row.name, before, members, row.token, may_move=may_move)
     changed = [new for old, new in zip(before, after, strict=True) if new != old]
     if changed:
         tables.store_partitions(connection, row.id, changed)
         tables.store_token(connection, row.id, token)
         tables.note_change(connection)
+    if settings.cooldown_ms:
+        if any(map(_has_moved, before, after)):
+            moved_ms = apply.elapsed_ms
+        is_balanced = assign(row.name, after, members, token)[0] == after
+        due_ms = None if is_balanced or moved_ms is None else moved_ms + settings.cooldown_ms
+        connection.execute(
+            "INSERT OR REPLACE INTO group_moves VALUES(?, ?, ?)", (row.id, moved_ms, due_ms)
+        )
+    else:  # it may have had one once
+        connection.execute("DELETE FROM group_moves WHERE group_id = ?", (row.id,))
+
+
+def _has_moved(before: Partition, after: Partition) -> bool:
+    """Whether a partition went, or is to go, from one member to another."""
+    if after.next_owner not in (None, before.next_owner):
+        return True
+    return before.owner != after.owner and None not in (before.owner, after.owner)

@@ -10,17 +10,19 @@ from typing import NamedTuple, Protocol
 
 from pubsub.events import Event
 from pubsub.limits import BOOKMARK_REVISIONS, CREDITS_MAX, READ_BYTES_MAX
-from pubsub.log import Compacted
+from pubsub.log import Compacted, has_gap
 from pubsub.topics import Pattern
 
 
 class EventSource(Protocol):
     """What a subscription reads: the log of a node, its memory and its disk alike."""
 
-    def read_events(
-        self, from_revision: int, events_max: int, bytes_max: int
-    ) -> list[Event] | Compacted:
+    def read_events(self, from_revision: int, events_max: int, bytes_max: int) -> list[Event]:
         """Events from a revision on, empty at the head, as `pubsub.log.read`."""
+        ...
+
+    def compacted(self, pattern: str, from_revision: int) -> Compacted | None:
+        """Whether retention took what a reader needs, as `pubsub.retention.compacted`."""
         ...
 
 
@@ -37,10 +39,21 @@ class Pumped(NamedTuple):
 class Subscription:
     """The position of one reader in the log, and what it may still be sent."""
 
-    __slots__ = ("_compacted", "_told", "credits", "delivered", "next_revision", "pattern")
+    __slots__ = (
+        "_compacted", "_intact_from", "_told", "credits", "delivered", "next_revision", "pattern",
+    )  # fmt: skip
 
-    def __init__(self, pattern: Pattern, from_revision: int, credits: int = 0) -> None:
+    def __init__(
+        self,
+        pattern: Pattern,
+        from_revision: int,
+        credits: int = 0,
+        intact_from: int | None = None,
+    ) -> None:
+        """`intact_from`: from there on nothing may be missing; before it the reader takes what is
+        left. By default that is all it asks for."""
         self.pattern = pattern
+        self._intact_from = from_revision if intact_from is None else intact_from
         self.next_revision = from_revision
         self.delivered = 0
         self.credits = 0
@@ -62,9 +75,11 @@ class Subscription:
         if self._compacted is not None or self.credits == 0:
             return Pumped(first_number, [], None, self._compacted, False)
         found = source.read_events(self.next_revision, limit, bytes_max)
-        if isinstance(found, Compacted):
-            self._compacted = found
-            return Pumped(first_number, [], None, found, False)
+        if has_gap(found, self.next_revision):
+            start = max(self.next_revision, self._intact_from)
+            self._compacted = source.compacted(self.pattern.text, start)
+            if self._compacted is not None:
+                return Pumped(first_number, [], None, self._compacted, False)
         matches = self.pattern.matches
         events: list[Event] = []
         left = self.credits

@@ -6,9 +6,15 @@ which may only come last, for one or more (the meaning that NATS gave them).
 
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Final
 
-from pubsub.limits import NAME_BYTES_MAX, SEGMENT_BYTES_MAX, TOPIC_SEGMENTS_MAX
+from pubsub.limits import (
+    NAME_BYTES_MAX,
+    PATTERNS_COMPILED_MAX,
+    SEGMENT_BYTES_MAX,
+    TOPIC_SEGMENTS_MAX,
+)
 
 RESERVED_PREFIX: Final = "hooks."
 
@@ -69,6 +75,51 @@ class Pattern:
 
     def __hash__(self) -> int:
         return hash(self.text)
+
+
+def patterns_overlap(left: str, right: str) -> bool:
+    """Whether some topic matches both of two valid patterns."""
+    a, b = left.split("."), right.split(".")
+    for position in range(max(len(a), len(b))):
+        # What ends here and has not met a ">" stands for topics that end here, too.
+        if position >= len(a) or position >= len(b):
+            return False
+        mine, other = a[position], b[position]
+        if mine == ">" or other == ">":
+            return True  # it takes whatever the rest of the other one stands for
+        if mine != other and mine != "*" and other != "*":
+            return False
+    return True
+
+
+def pattern_covers(wide: str, narrow: str) -> bool:
+    """Whether every topic that matches `narrow` matches `wide`; both are valid patterns."""
+    a, b = wide.split("."), narrow.split(".")
+    for position, mine in enumerate(a):
+        if position >= len(b):
+            return False
+        if mine == ">":
+            return True
+        other = b[position]
+        if other == ">" or (mine != "*" and mine != other):
+            return False
+    return len(a) == len(b)
+
+
+def specificity(pattern: str) -> tuple[tuple[int, str], ...]:
+    """What to sort patterns by, so that of those that match a topic the most specific comes first.
+
+    They are compared segment by segment: a word comes before `*`, and `*` before `>`. So
+    `logs.audit` comes before `logs.*`, that before `*.audit`, and `>` is the last of all.
+    """
+    kinds = {"*": 1, ">": 2}
+    return tuple((kinds.get(segment, 0), segment) for segment in pattern.split("."))
+
+
+@lru_cache(PATTERNS_COMPILED_MAX)
+def compiled(text: str) -> Pattern:
+    """The pattern of a valid text, which is often asked for again."""
+    return Pattern(text)
 
 
 def closest(name: str, names: Iterable[str]) -> str | None:

@@ -19,6 +19,7 @@ FUNCTION_LINES_MAX = 70
 DECIDING = (
     "pubsub/*.py",
     "hooks/attempt.py",
+    "hooks/catalogue.py",
     "hooks/config.py",
     "hooks/definition.py",
     "hooks/delivery.py",
@@ -39,6 +40,7 @@ DECIDING = (
     "cluster/entry.py",
     "cluster/errors.py",
     "cluster/kv.py",
+    "cluster/letters.py",
     "cluster/limits.py",
     "cluster/machine.py",
     "cluster/operations.py",

@@ -9,12 +9,17 @@ from cluster.cli import (
     bench,
     certs,
     configuration,
+    dead_letters,
     dev,
     doctor,
+    event_store,
+    groups,
     hooks,
     kv,
     members,
     node,
+    replays,
+    retention,
     topics,
 )
 
@@ -28,7 +33,23 @@ app = typer.Typer(
     "4 the cluster cannot serve now.",
 )
 
-for module in (dev, node, configuration, members, kv, topics, hooks, certs, doctor, bench):
+for module in (
+    dev,
+    node,
+    configuration,
+    members,
+    kv,
+    topics,
+    event_store,
+    replays,
+    retention,
+    dead_letters,
+    groups,
+    hooks,
+    certs,
+    doctor,
+    bench,
+):
     module.register(app)
 
 

@@ -101,7 +101,7 @@ def _hint(error: TremulaError) -> str:
 
 
 _REJECTED = {
-    "revision_mismatch": "Somebody else wrote the key in between: read it and decide again.",
+    "revision_mismatch": "Somebody else wrote in between: read it and decide again.",
     "reserved_topic": 'Topics under "hooks." belong to the cluster; choose another one.',
     "session_expired": "The session was idle too long; run the command again.",
 }

@@ -98,7 +98,7 @@ async def _import(
 ) -> None:
     """Write the keys of a file: in atomic batches, resumable, each record exactly once."""
     read = _reader(file, file_format, key_column, value_column)
-    with _opened(file) as stream:
+    with opened(file) as stream:
         async with cli.client(timeout_s=max(cli.timeout_s, PATIENCE_S)) as client:
             status = await client.request("status", timeout_ms=int(cli.timeout_s * 1000))
             kept = _progress(file, status["cluster_id"], restart)
@@ -142,7 +142,7 @@ async def _export(
 ) -> None:
     """Write keys as NDJSON that `kv import` reads. Pages are consistent, not the whole."""
     number = 0
-    with _written(file) as stream:
+    with written(file) as stream:
         async with cli.client() as client, aclosing(entries(client, prefix)) as every:
             async for entry in every:
                 assert entry.value is not None
@@ -202,7 +202,8 @@ def _mismatch(error: state.ProgressMismatch) -> Failure:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[BinaryIO]:
+def opened(file: Path) -> Iterator[BinaryIO]:
+    """A file to import, or standard input."""
     if file == STDIN:
         yield sys.stdin.buffer
         return
@@ -215,7 +216,8 @@ def _opened(file: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _written(file: Path | None) -> Iterator[IO[str]]:
+def written(file: Path | None) -> Iterator[IO[str]]:
+    """A file to export to, which must not exist, or standard output."""
     if file is None:
         yield sys.stdout
         return

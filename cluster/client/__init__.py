@@ -2,14 +2,25 @@
 
 from cluster.client.client import Client, Entry, Page, open_client
 from cluster.client.connector import Endpoint
+from cluster.client.consumer import Consumer
+from cluster.client.delivery import Delivery
+from cluster.client.event_store import EventFilter, EventPage
+from cluster.client.group import Group
 from cluster.client.options import ClientOptions
+from cluster.client.publishing import DelayedEvent
 from cluster.client.subscription import Start, Subscription
 
 __all__ = [
     "Client",
     "ClientOptions",
+    "Consumer",
+    "DelayedEvent",
+    "Delivery",
     "Endpoint",
     "Entry",
+    "EventFilter",
+    "EventPage",
+    "Group",
     "Page",
     "Start",
     "Subscription",

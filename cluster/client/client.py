@@ -25,8 +25,12 @@ import trio
 from cluster import VERSION
 from cluster.client.call import Done
 from cluster.client.connector import Connector, Endpoint
+from cluster.client.consumer import CLOSE_S, Consumer
 from cluster.client.dispatcher import Dispatcher
+from cluster.client.event_store import EventStore
+from cluster.client.group import Group
 from cluster.client.options import ClientOptions
+from cluster.client.publishing import Publishing
 from cluster.client.subscription import Start, Subscription, event_from_wire
 from cluster.errors import TremulaError
 from cluster.net import Network, TcpNetwork
@@ -53,16 +57,19 @@ class Page(NamedTuple):
     revision: int
 
 
-class Client:
+class Client(Publishing, EventStore):
     """What a cluster offers. Every method may raise a `TremulaError`."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, dispatcher: Dispatcher, nursery: trio.Nursery, random: Random) -> None:
+        self.dispatcher = dispatcher
+        self.nursery = nursery
+        self.random = random
+        self.consumers: dict[Consumer, None] = {}
 
     @property
     def node(self) -> str | None:
         """The name of the node that is connected at the moment."""
-        link = self._dispatcher.link
+        link = self.dispatcher.link
         return None if link is None else link.facts.get("node")
 
     async def request(
@@ -72,10 +79,11 @@ class Client:
         *,
         timeout_ms: int | None = None,
         trace: list[Any] | None = None,
+        identity: tuple[int, int] | None = None,
     ) -> Any:
         """Any request of docs/protocol.md.
 
-        `trace` is [correlation id, causation id, hops, traceparent].
+        `trace` is [correlation id, causation id, hops, traceparent]; `identity` see `Dispatcher`.
         """
         task: trio.lowlevel.Task | None = None
         results: list[Any] = []
@@ -91,7 +99,7 @@ class Client:
             task = None  # Cancelled: the answer goes nowhere.
             return trio.lowlevel.Abort.SUCCEEDED
 
-        self._dispatcher.start(name, list(args), done, timeout_ms, trace)
+        self.dispatcher.start(name, list(args), done, timeout_ms, trace, identity)
         if results:
             result = results[0]
         else:
@@ -105,7 +113,7 @@ class Client:
         self, name: str, args: list[Any], done: Done, *, timeout_ms: int | None = None
     ) -> None:
         """The same without a task: `done(result or TremulaError)` is called once. HOT."""
-        self._dispatcher.start(name, args, done, timeout_ms)
+        self.dispatcher.start(name, args, done, timeout_ms)
 
     async def put(
         self,
@@ -182,28 +190,6 @@ class Client:
         """How many keys there are from `start` up to before `end`."""
         return int(await self.request("count", [start, end, level], timeout_ms=timeout_ms))
 
-    async def publish(
-        self,
-        topic: str,
-        payload: bytes,
-        *,
-        key: str | None = None,
-        content_type: str | None = None,
-        headers: dict[str, str] | None = None,
-        timeout_ms: int | None = None,
-    ) -> int:
-        """Append an event to the log; returns its revision."""
-        args = [topic, key, payload, content_type, headers]
-        return int(await self.request("publish", args, timeout_ms=timeout_ms))
-
-    async def publish_batch(
-        self, events: Iterable[Sequence[Any]], *, timeout_ms: int | None = None
-    ) -> tuple[int, int]:
-        """All events `[topic, key, payload, content type, headers]` or none; (first, count)."""
-        args = [[list(event) for event in events]]
-        first, count = await self.request("publish_batch", args, timeout_ms=timeout_ms)
-        return first, count
-
     async def read_events(
         self,
         from_revision: int,
@@ -235,15 +221,26 @@ class Client:
         self, pattern: str, start: Start = "latest", *, credits: int | None = None
     ) -> Subscription:
         """Events that match, from a revision, "latest", "earliest" or ["time", wall_ms] on."""
-        granted = self._dispatcher.options.credits if credits is None else credits
-        return Subscription(self._dispatcher, pattern, start, granted, "")
+        granted = self.dispatcher.options.credits if credits is None else credits
+        return Subscription(self.dispatcher, pattern, start, granted, "")
+
+    def group(self, name: str) -> Group:
+        """The consumer group of that name."""
+        return Group(self, name)
+
+    async def groups(
+        self, after: str = "", limit: int | None = None, *, timeout_ms: int | None = None
+    ) -> list[dict[str, Any]]:
+        """A page of the consumer groups, each as `Group.describe` has it, by name."""
+        args = [after, limit]
+        return list(await self.request("group.list", args, timeout_ms=timeout_ms))
 
     def watch(
         self, key_prefix: str, start: Start = "latest", *, credits: int | None = None
     ) -> Subscription:
         """Every change of the keys that begin with `key_prefix`."""
-        granted = self._dispatcher.options.credits if credits is None else credits
-        return Subscription(self._dispatcher, "hooks.kv.*", start, granted, key_prefix)
+        granted = self.dispatcher.options.credits if credits is None else credits
+        return Subscription(self.dispatcher, "hooks.kv.*", start, granted, key_prefix)
 
 
 @asynccontextmanager
@@ -260,26 +257,48 @@ async def open_client(
     if not endpoints:
         raise ValueError("a client needs at least one endpoint")
     options = options or ClientOptions()
+    random = random or Random()
     problem: Exception | None = None
-    async with trio.open_nursery() as nursery:
+    async with trio.open_nursery() as outer:
+        # A program that is cancelled still writes down what its consumers acked, and leaves.
+        nursery = outer if network is not None else await outer.start(_shielded_nursery)
         connector = Connector(
             network or TcpNetwork(nursery),
             endpoints,
             tls,
             options,
-            random or Random(),
+            random,
             {"client": f"tremula-python/{VERSION}"},
         )
         dispatcher = Dispatcher(connector, options)
         nursery.start_soon(dispatcher.run)
+        client = Client(dispatcher, nursery, random)
         try:
-            yield Client(dispatcher)
+            yield client
         except Exception as error:
             # Carried around the nursery, which would wrap it in an ExceptionGroup: `except
             # Rejected` around the block is to work as inside it.
             problem = error
         finally:
+            await _leave_groups(client)
             dispatcher.farewell()
             nursery.cancel_scope.cancel()
     if problem is not None:
         raise problem
+
+
+async def _shielded_nursery(task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    """A nursery that ends when it is cancelled itself, and not with its surroundings."""
+    with trio.CancelScope(shield=True):
+        async with trio.open_nursery() as nursery:
+            task_status.started(nursery)
+            await trio.sleep_forever()
+
+
+async def _leave_groups(client: Client) -> None:
+    """Let the consumers leave that are still there: their events go on at once elsewhere."""
+    if client.consumers:
+        with trio.CancelScope(deadline=trio.current_time() + CLOSE_S, shield=True):
+            async with trio.open_nursery() as nursery:
+                for consumer in list(client.consumers):
+                    nursery.start_soon(consumer.aclose)

@@ -77,8 +77,13 @@ class Dispatcher:
         done: Done,
         timeout_ms: int | None = None,
         trace: list[Any] | None = None,
+        identity: tuple[int, int] | None = None,
     ) -> None:
-        """Start a request; `done(result or TremulaError)` is called exactly once, maybe at once."""
+        """Start a request; `done(result or TremulaError)` is called exactly once, maybe at once.
+
+        With an `identity` of its own, (client_id, seq), a mutation takes no place in the window: it
+        may wait at the node for long. Whoever gave it repeats it after an unknown outcome.
+        """
         if timeout_ms is None:
             timeout_ms = self.options.timeout_ms
         if self._closed:
@@ -92,7 +97,11 @@ class Dispatcher:
             deadline = now + timeout_ms * 0.001
             if deadline < self._wake_at:
                 self._wake(deadline)
-            self._queue_of(call := Call(name, args, done, timeout_ms, deadline, trace)).append(call)
+            call = Call(name, args, done, timeout_ms, deadline, trace)
+            if identity is not None:
+                call.kind = Kind.OTHER
+                call.client_id, call.seq = identity
+            self._queue_of(call).append(call)
             self._send_queued()
 
     def subscribe(self, subscription: Resumable) -> None:
@@ -157,7 +166,7 @@ class Dispatcher:
             self._send_queued()
 
     def _finish(self, call: Call, result: Any) -> None:
-        if call.seq:
+        if call.seq and call.kind is Kind.MUTATION:
             self._window.release(call)
         call.done(result)
 

@@ -18,7 +18,16 @@ from cluster import protocol
 from cluster.client.call import Call
 from cluster.errors import Malformed
 from cluster.net import Session
-from cluster.protocol import BOOKMARK, ERROR, EVENTS, NO_REQUEST, OK, ProtocolViolation, Reader
+from cluster.protocol import (
+    BOOKMARK,
+    CHANGE,
+    ERROR,
+    EVENTS,
+    NO_REQUEST,
+    OK,
+    ProtocolViolation,
+    Reader,
+)
 
 _FINAL = (OK, ERROR)
 
@@ -34,8 +43,11 @@ class Sink(Protocol):
     def take_bookmark(self, revision: int) -> None:
         """Everything up to this revision was delivered."""
 
+    def take_change(self, kind: str, partition: int, token: int) -> None:
+        """A partition was assigned, is to be released, or is lost (streams of groups only)."""
+
     def take_end(self, error: list[Any] | None) -> None:
-        """The node ended the subscription."""
+        """The node ended the stream."""
 
 
 class Owner(Protocol):
@@ -100,11 +112,11 @@ class Link:
         self._queue(pack((self._take_id(), name, args, None)))
         self._flush()
 
-    def open_sink(self, sink: Sink, args: list[Any]) -> int:
-        """Subscribe; returns the id for `grant` and `close_sink`."""
+    def open_sink(self, sink: Sink, args: list[Any], name: str = "subscribe") -> int:
+        """Start a stream; returns the id for `grant` and `close_sink`."""
         request_id = self._take_id()
         self.sinks[request_id] = sink
-        self._queue(pack((request_id, "subscribe", args, None)))
+        self._queue(pack((request_id, name, args, None)))
         return request_id
 
     def grant(self, request_id: int, credits: int) -> None:
@@ -167,6 +179,8 @@ class Link:
             sink.take_events(*value)
         elif sink is not None and status == BOOKMARK:
             sink.take_bookmark(value)
+        elif sink is not None and status == CHANGE:
+            sink.take_change(*value)
 
     def _take_id(self) -> int:
         request_id = self._next_id

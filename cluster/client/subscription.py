@@ -28,7 +28,8 @@ from cluster.errors import (
 )
 from pubsub.events import Event
 
-Start = int | str | list[Any]  # a revision, "latest", "earliest" or ["time", wall_ms]
+Start = int | str | list[Any]
+"""A revision, "latest", "earliest", ["time", wall_ms] or ["earliest", revision]."""
 
 
 class Subscription:
@@ -41,6 +42,8 @@ class Subscription:
         self._dispatcher = dispatcher
         self._pattern = pattern
         self._start = start  # where the next link has to start
+        # Who begins with the earliest or at a time takes what retention has left, on each link.
+        self._takes_what_is_left = start == "earliest" or isinstance(start, list)
         self._credits = credits
         self._key_prefix = key_prefix
         self._link: Link | None = None
@@ -126,18 +129,21 @@ class Subscription:
         self._next_number += len(events)
         for fields in events:
             self._received.append(event_from_wire(fields))
-        self._start = events[-1][0] + 1
+        self._go_on_at(events[-1][0] + 1)
         self._news.set()
 
     def take_bookmark(self, revision: int) -> None:
         """See `Sink`."""
-        self._start = revision + 1
+        self._go_on_at(revision + 1)
         if self._received and isinstance(self._received[-1], int):
             self._received[-1] = revision
         elif self._received:
             self._received.append(revision)
         else:
             self.position = revision
+
+    def take_change(self, kind: str, partition: int, token: int) -> None:
+        """See `Sink`; a subscription has no partitions."""
 
     def take_end(self, error: list[Any] | None) -> None:
         """See `Sink`."""
@@ -149,6 +155,9 @@ class Subscription:
             return
         self._dispatcher.unsubscribe(self)
         self._end(problem)
+
+    def _go_on_at(self, revision: int) -> None:
+        self._start = ["earliest", revision] if self._takes_what_is_left else revision
 
     def _spend(self) -> None:
         """Grant again in halves, so that the node never waits for a reader that keeps up."""

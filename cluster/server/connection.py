@@ -39,7 +39,9 @@ from cluster.protocol import (
     Reader,
     decode_meta,
 )
-from cluster.server.requests import Read, single_read, start, start_one_way
+from cluster.server.fetching import FETCH
+from cluster.server.node import Read
+from cluster.server.requests import single_read, start, start_one_way
 from pubsub.rejection import Rejection
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ LARGE_ANSWER_BYTES = 4_096
 DISMISS_S = 1.0
 DISMISS_QUIET_S = 0.05
 _MANY = frozenset(("batch", "txn", "publish_batch"))
+_PROPOSED = MUTATIONS - {FETCH}
 
 pack = msgpack.Packer(autoreset=True).pack
 
@@ -148,6 +151,10 @@ class Connection:
             self.session.send_nowait(answers[0] if len(answers) == 1 else b"".join(answers))
             answers.clear()
         self._settle()
+
+    def is_pending(self, request_id: int) -> bool:
+        """Whether the client still waits for the answer to this request."""
+        return request_id in self._pending
 
     def detach(self, request_id: int) -> None:
         """A subscription goes on without a deadline: it is no request under way any more."""
@@ -272,8 +279,12 @@ class Connection:
                     pending[request_id] = due
                 if server.stopping:
                     raise Stopping
-                if name not in MUTATIONS:
-                    start(server, self, request_id, name, args)
+                if name not in _PROPOSED:
+                    if name == FETCH:
+                        identity = (client_id, seq)
+                        server.fetches.start(self, request_id, args, identity, trace)
+                    else:
+                        start(server, self, request_id, name, args)
                     continue
                 if name in _MANY or server.inflight_bytes > server.limits.inflight_bytes_max:
                     self._check_bounds(args)

@@ -7,17 +7,28 @@ the engine or on the spot, with a result, a `Rejection` or a `TremulaError`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import apsw
 
 from cluster.blocking import Blocking
 from cluster.errors import TremulaError
+from cluster.indexing import Parts
 from cluster.kv import Row
 from pubsub.events import Event
 from pubsub.log import Compacted
 
 Done = Callable[[object], None]
+
+
+class Read(NamedTuple):
+    """A read of applied state that waits for its turn."""
+
+    request_id: int
+    run: Callable[[ServedNode], object]
+    is_long: bool  # may take longer than a few microseconds: one at a time, the loop free between
+    aside: Callable[[apsw.Connection], object] | None = None  # proportional to what is stored: in
+    # place of `run`, in a thread and on a connection of its own
 
 
 class AppliedState(Protocol):
@@ -30,9 +41,23 @@ class AppliedState(Protocol):
     def get(self, key: str) -> Row | None:
         """What a key holds, or None."""
 
+    def topics(self, after: str, limit: int) -> tuple[list[tuple[str, int]], bool]:
+        """Topics of users after one, each with its newest revision, and whether there are more."""
+
+    def commit(self) -> None:
+        """Let other connections see every applied entry; from the trio thread only."""
+
     @property
     def revision(self) -> int:
         """The revision of the newest event."""
+
+    @property
+    def elapsed_ms(self) -> int:
+        """The elapsed clock at the newest entry."""
+
+    @property
+    def operations(self) -> dict[str, list[int]]:
+        """[done, rejected] of each operation since the node started."""
 
     @property
     def members(self) -> list[Any]:
@@ -62,6 +87,9 @@ class ServedNode(Protocol):
     def open_reader(self) -> apsw.Connection:
         """Another connection to the applied state, for one read in a thread; the caller closes."""
 
+    def open_index(self) -> Parts:
+        """The event index as it is now, for one query in a thread; the caller closes."""
+
     def submit(self, operation: bytes, done: Done) -> None:
         """Replicate a packed operation and answer once it is applied here."""
 
@@ -71,10 +99,11 @@ class ServedNode(Protocol):
     def hasten(self) -> None:
         """Start on what was submitted and asked now: no other request is under way to share it."""
 
-    def read_events(
-        self, from_revision: int, events_max: int, bytes_max: int
-    ) -> list[Event] | Compacted:
+    def read_events(self, from_revision: int, events_max: int, bytes_max: int) -> list[Event]:
         """The log from a revision on."""
+
+    def compacted(self, pattern: str, from_revision: int) -> Compacted | None:
+        """Whether retention took events that match, from a revision on."""
 
     def status(self) -> dict[str, Any]:
         """Facts for people."""

@@ -10,15 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import apsw
 
 from cluster import kv
 from cluster.errors import Compacted, LimitExceeded, Malformed, UnknownRequest
-from cluster.protocol import LINEARIZABLE, LOCAL, MUTATIONS
-from cluster.server.node import ServedNode
-from pubsub import log
+from cluster.protocol import MUTATIONS
+from cluster.server import consumption, event_store, listings, retained
+from cluster.server.arguments import anything as _anything
+from cluster.server.arguments import boolean as _boolean
+from cluster.server.arguments import count as _count
+from cluster.server.arguments import is_linearizable as _is_linearizable
+from cluster.server.arguments import shaped as _shaped
+from cluster.server.arguments import text as _text
+from cluster.server.node import Read, ServedNode
+from cluster.server.streams import SubscriptionStream
+from pubsub import log, retention
 from pubsub.limits import CREDITS_MAX
 from pubsub.subscription import Subscription
 from pubsub.topics import Pattern, closest, validate_pattern
@@ -30,16 +38,6 @@ if TYPE_CHECKING:
 EARLIEST = "earliest"
 LATEST = "latest"
 TIME = "time"
-
-
-class Read(NamedTuple):
-    """A read of applied state that waits for its turn."""
-
-    request_id: int
-    run: Callable[[ServedNode], object]
-    is_long: bool  # may take longer than a few microseconds: one at a time, the loop free between
-    aside: Callable[[apsw.Connection], object] | None = None  # proportional to what is stored: in
-    # place of `run`, in a thread and on a connection of its own
 
 
 Start = Callable[["Server", "Connection", int, list[Any]], None]
@@ -118,10 +116,11 @@ def _subscribe(server: Server, connection: Connection, request_id: int, args: li
         actual = len(connection.streams) + 1
         raise LimitExceeded("subscriptions_max", actual, server.limits.subscriptions_max)
     pattern, begin, credits = _shaped(args, 3, _text, _anything, _count)
-    first = _first_revision(server.node, begin)
-    subscription = Subscription(_pattern(pattern), first, min(credits, CREDITS_MAX))
+    first, intact_from = _start_of(server.node, begin)
+    credits = min(credits, CREDITS_MAX)
+    subscription = Subscription(_pattern(pattern), first, credits, intact_from)
     connection.detach(request_id)
-    server.streams.add(connection, request_id, subscription)
+    server.streams.add(SubscriptionStream(server.streams, connection, request_id, subscription))
 
 
 def _credit(connection: Connection, args: list[Any]) -> None:
@@ -181,10 +180,22 @@ _REQUESTS: dict[str, Start] = {
     "range": _range,
     "count": _count_keys,
     "events.read": _read_log,
+    "events.get": event_store.get,
+    "events.query": event_store.query,
+    "events.trace": event_store.trace,
     "subscribe": _subscribe,
     "ping": _ping,
     "status": _status,
     "members": _members,
+    "topics.list": listings.list_topics,
+    "delayed.list": listings.list_delayed,
+    "group.consume": consumption.consume,
+    "group.describe": consumption.describe,
+    "group.list": consumption.list_groups,
+    "retention.list": retained.list_rules,
+    "dlq.list": retained.list_letters,
+    "dlq.show": retained.show_letter,
+    "replay.list": retained.list_replays,
     "member.add": _member_add,
     "member.promote": _member_promote,
     "member.remove": _member_remove,
@@ -231,8 +242,10 @@ def _read_events(
 ) -> object:
     """[events, next_revision, last_revision]; a page may be empty and still not be the last."""
     found = node.read_events(from_revision, events_max, bytes_max)
-    if isinstance(found, log.Compacted):
-        raise Compacted(found.first_revision)
+    if log.has_gap(found, from_revision):
+        lost = node.compacted(">" if pattern is None else pattern.text, from_revision)
+        if lost is not None:
+            raise Compacted(lost.first_revision)
     next_revision = found[-1].revision + 1 if found else from_revision
     if pattern is not None:
         matches = pattern.matches
@@ -244,16 +257,24 @@ def _read_members(node: ServedNode) -> object:
     return node.machine.members
 
 
-def _first_revision(node: ServedNode, begin: Any) -> int:
-    """The revision at which a subscription starts: a number, a word, or ["time", wall_ms]."""
+def _start_of(node: ServedNode, begin: Any) -> tuple[int, int]:
+    """The revision at which a subscription starts: a number, a word, ["time", wall_ms] or
+    ["earliest", revision]; and the one from which on nothing may be missing. Who begins with
+    the earliest or at a time takes what retention has left until then."""
     if begin == LATEST:
-        return node.machine.revision + 1
-    if begin == EARLIEST:
-        return log.first_revision(node.machine.connection)
+        first = node.machine.revision + 1
+        return first, first
     if type(begin) is int and 1 <= begin < 2**63:
-        return begin
-    if isinstance(begin, list) and len(begin) == 2 and begin[0] == TIME and _count(begin[1]):
-        return log.revision_at_or_after(node.machine.connection, begin[1])
+        return begin, begin
+    connection = node.machine.connection
+    intact_from = retention.trimmed_to(connection) + 1
+    if begin == EARLIEST:
+        return log.first_revision(connection), intact_from
+    if isinstance(begin, list) and len(begin) == 2 and _count(begin[1]):
+        if begin[0] == TIME:
+            return log.revision_at_or_after(connection, begin[1]), intact_from
+        if begin[0] == EARLIEST:
+            return max(begin[1], log.first_revision(connection)), intact_from
     raise Malformed('a start is a revision from 1 on, "latest", "earliest" or ["time", wall_ms]')
 
 
@@ -262,40 +283,3 @@ def _pattern(text: str) -> Pattern:
     if problem is not None:
         raise Malformed(problem)
     return Pattern(text)
-
-
-def _is_linearizable(args: list[Any], position: int) -> bool:
-    """The consistency level stands last among the arguments, and may be left out."""
-    level = args[position] if len(args) > position else None
-    if level is None or level == LINEARIZABLE:
-        return True
-    if level == LOCAL:
-        return False
-    raise Malformed(f'a consistency level is "{LINEARIZABLE}" or "{LOCAL}"')
-
-
-def _shaped(args: list[Any], required: int, *checks: Callable[[Any], bool]) -> list[Any]:
-    """The first arguments, padded with None; each but the `required` ones may be nil or missing."""
-    if len(args) > len(checks) + 1:  # One more: the consistency level.
-        raise Malformed(f"at most {len(checks) + 1} arguments")
-    shaped: list[Any] = (args + [None] * len(checks))[: len(checks)]
-    for position, (check, item) in enumerate(zip(checks, shaped, strict=True)):
-        if not check(item) and (item is not None or position < required):
-            raise Malformed(f"argument {position} must be {check.__name__.strip('_')}")
-    return shaped
-
-
-def _text(item: Any) -> bool:
-    return isinstance(item, str)
-
-
-def _count(item: Any) -> bool:
-    return type(item) is int and 0 <= item < 2**63
-
-
-def _boolean(item: Any) -> bool:
-    return isinstance(item, bool)
-
-
-def _anything(item: Any) -> bool:
-    return True

@@ -21,9 +21,9 @@ from cluster.errors import DefiniteError
 from cluster.net import Listener, ListenerStatistics, Network, Session
 from cluster.protocol import RESPONSE_BYTES_MAX
 from cluster.server.connection import Connection
+from cluster.server.fetching import Fetches
 from cluster.server.limits import ServerLimits
-from cluster.server.node import Done, ServedNode
-from cluster.server.requests import Read
+from cluster.server.node import Done, Read, ServedNode
 from cluster.server.streams import Streams
 
 # (arguments, actor, done): called in the trio thread; `done` is called exactly once, then or later.
@@ -62,6 +62,7 @@ class Server:
         self.inflight_bytes = 0
         self.unflushed: list[Connection] = []
         self.streams = Streams(node, self.limits, self.flush)
+        self.fetches = Fetches(node, self.flush)
         self._connections: dict[Connection, None] = {}
         self._counts: dict[str, int] = {}
         self._listener: Listener | None = None
@@ -84,18 +85,21 @@ class Server:
         node = self.node
         node.on_flush.append(self.flush)
         node.on_applied.append(self.streams.applied)
+        node.on_applied.append(self.fetches.applied)
         try:
             async with trio.open_nursery() as nursery:
                 self._listener = await network.serve(
                     host, port, tls, self.attend, nursery, self.limits.connections_max
                 )
                 nursery.start_soon(self.streams.run)
+                nursery.start_soon(self.fetches.run)
                 nursery.start_soon(self._answer_overdue)
                 nursery.start_soon(self._run_reads)
                 task_status.started(self._listener)
         finally:
             node.on_flush.remove(self.flush)
             node.on_applied.remove(self.streams.applied)
+            node.on_applied.remove(self.fetches.applied)
 
     async def attend(self, session: Session) -> None:
         """Serve one connection until it ends."""
@@ -112,6 +116,7 @@ class Server:
         if self._listener is not None:
             self._listener.close()
         self.streams.stop()
+        self.fetches.stop()
         self._idle = trio.Event()
         self.flush()
         with trio.move_on_after(grace_s):
@@ -209,6 +214,7 @@ class Server:
 
     async def _answer_aside(self, connection: Connection, read: Read) -> None:
         """What is proportional to the store is read in a thread, of the state as it is now."""
+        self.node.machine.commit()  # here: in a thread it could tear the entry being applied
 
         def run() -> object:
             assert read.aside is not None, "only such a read comes here"

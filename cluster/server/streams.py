@@ -10,17 +10,21 @@ May not: skip an event, or keep one in memory for a slow reader.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import trio
 
 from cluster.errors import Compacted, NoLeader, Stopping, TremulaError
 from cluster.protocol import BOOKMARK, ERROR, EVENTS, OK
-from cluster.server.connection import Connection
 from cluster.server.limits import ServerLimits
 from cluster.server.node import ServedNode
 from pubsub.subscription import Subscription
+
+if TYPE_CHECKING:
+    from cluster.server.connection import Connection
 
 AT_ONCE_STREAMS_MAX = 4
 AT_ONCE_EVENTS_MAX = 32
@@ -32,34 +36,47 @@ LEADERLESS_S = 2.0
 endpoint may have what it will never hear of. An election is over well before."""
 
 
-class Stream:
-    """One subscription of one connection."""
+class Stream(ABC):
+    """A request that is answered again and again: events in order, until one side ends it."""
 
-    __slots__ = (
-        "_streams", "connection", "is_silent", "leaderless", "request_id", "subscription",
-    )  # fmt: skip
+    __slots__ = ("_streams", "connection", "is_silent", "leaderless", "request_id")
 
-    def __init__(
-        self, streams: Streams, connection: Connection, request_id: int, subscription: Subscription
-    ) -> None:
+    def __init__(self, streams: Streams, connection: Connection, request_id: int) -> None:
         self.connection = connection
         self.request_id = request_id
-        self.subscription = subscription
         self.is_silent = False  # Nothing was sent since the last round of bookmarks.
         self.leaderless = False  # The node has known no leader since the last look.
         self._streams = streams
 
+    @abstractmethod
     def grant(self, credits: int) -> None:
         """The client takes `credits` more events."""
-        self.subscription.grant(credits)
-        self._streams.wake()
 
+    @abstractmethod
     def tell_position(self) -> None:
         """Send a bookmark: everything up to this revision was looked at."""
-        revision = self.subscription.bookmark()
-        if revision is None:
-            revision = self.subscription.next_revision - 1
-        self.connection.send(self.request_id, BOOKMARK, revision)
+
+    def begin(self, node: ServedNode) -> None:
+        """Send the first response: where it starts."""
+        self.tell_position()
+
+    @property
+    def is_over(self) -> bool:
+        """True once the last response was sent."""
+        return self not in self._streams.active
+
+    @abstractmethod
+    def pump(self, node: ServedNode, events_max: int) -> bool:
+        """Send what comes next, a bounded step of it; True if there may be more at once."""
+
+    def wake(self) -> None:
+        """There may be something to send."""
+        self._streams.wake()
+
+    def count(self, events: int) -> None:
+        """Events were sent."""
+        self._streams.events_delivered += events
+        self.is_silent = False
 
     def finish(self, error: TremulaError | None) -> None:
         """Send the last response of the subscription, and end it."""
@@ -74,14 +91,37 @@ class Stream:
         self.connection.streams.pop(self.request_id, None)
         self._streams.active.pop(self, None)
 
+
+class SubscriptionStream(Stream):
+    """One subscription of one connection."""
+
+    __slots__ = ("subscription",)
+
+    def __init__(
+        self, streams: Streams, connection: Connection, request_id: int, subscription: Subscription
+    ) -> None:
+        super().__init__(streams, connection, request_id)
+        self.subscription = subscription
+
+    def grant(self, credits: int) -> None:
+        """See `Stream`."""
+        self.subscription.grant(credits)
+        self.wake()
+
+    def tell_position(self) -> None:
+        """See `Stream`."""
+        revision = self.subscription.bookmark()
+        if revision is None:
+            revision = self.subscription.next_revision - 1
+        self.connection.send(self.request_id, BOOKMARK, revision)
+
     def pump(self, node: ServedNode, events_max: int) -> bool:
-        """Send what comes next, a bounded step of it; True if there may be more at once."""
+        """See `Stream`."""
         pumped = self.subscription.pump(node, events_max)
         if pumped.events:
             value = (pumped.first_number, pumped.events)
             self.connection.send(self.request_id, EVENTS, value)
-            self._streams.events_delivered += len(pumped.events)
-            self.is_silent = False
+            self.count(len(pumped.events))
         if pumped.bookmark is not None:
             self.connection.send(self.request_id, BOOKMARK, pumped.bookmark)
             self.is_silent = False
@@ -101,12 +141,11 @@ class Streams:
         self._flush = flush
         self._wake = trio.Event()
 
-    def add(self, connection: Connection, request_id: int, subscription: Subscription) -> None:
-        """Start a subscription; its first response is a bookmark: where it starts."""
-        stream = Stream(self, connection, request_id, subscription)
-        connection.streams[request_id] = stream
+    def add(self, stream: Stream) -> None:
+        """Start a stream."""
+        stream.connection.streams[stream.request_id] = stream
         self.active[stream] = None
-        stream.tell_position()
+        stream.begin(self._node)
         self.wake()
 
     def wake(self) -> None:
@@ -168,7 +207,7 @@ class Streams:
         """A reader can tell "nothing happened" from "cut off": silence has a longest length."""
         while True:
             await trio.sleep(self._limits.bookmark_s)
-            for stream in self.active:
+            for stream in list(self.active):
                 if stream.is_silent and not stream.connection.is_slow:
                     stream.tell_position()
                 stream.is_silent = True

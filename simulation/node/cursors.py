@@ -1,5 +1,6 @@
 """What consumer groups may do: a cursor goes back only by a seek, tokens (generations) only rise,
-and a member that was fenced moves nothing.
+and a member that was fenced moves nothing. Competing groups have rules of their own as well
+(`simulation.node.competing`).
 
 Follows the one log: whoever applies an index first shows the state that it led to. The fence is
 judged from the tables before and after, not from what production answered.
@@ -15,9 +16,10 @@ import apsw
 from cluster import operations
 from cluster.raft.log import Entry
 from pubsub.rejection import Rejection
+from simulation.node.competing import Answer, Competing, judge_competing, read_competing
 from simulation.violation import Violation
 
-_OPERATION = b"group."
+_OPERATIONS = (b"group.", b"lease.expire")
 _ROWS = """
 SELECT g.id, g.name, g.token, completed, dead, partition, p.token, owner, floor,
     (SELECT count(*) FROM group_completions AS c
@@ -42,6 +44,7 @@ class Group(NamedTuple):
     token: int
     counts: tuple[int, int]  # completed, dead
     partitions: dict[int, Partition]
+    competing: Competing | None = None
 
 
 class Claim(NamedTuple):
@@ -59,6 +62,8 @@ class Step(NamedTuple):
 
     moves: frozenset[str]  # groups that are sought or removed
     claims: list[Claim]
+    answers: list[tuple[str, Answer]]
+    skips: list[tuple[str, int]]
 
 
 class Cursors:
@@ -75,7 +80,7 @@ class Cursors:
         self.index = index
         if not is_whole:  # a snapshot that came from nobody who was seen
             self.groups = read_groups(connection)
-        elif any(_OPERATION in entry.command for entry in entries):
+        elif any(map(_is_of_groups, entries)):
             self.judge(step_of(entries), read_groups(connection))
 
     def judge(self, step: Step, after: dict[int, Group]) -> None:
@@ -100,6 +105,8 @@ def read_groups(connection: apsw.Connection) -> dict[int, Group]:
         if group is None:
             group = groups[identity] = Group(name, last, (completed, dead), {})
         group.partitions[number] = Partition(*partition)
+    for identity, competing in read_competing(connection).items():
+        groups[identity] = groups[identity]._replace(competing=competing)
     return groups
 
 
@@ -107,17 +114,27 @@ def step_of(entries: Iterable[Entry]) -> Step:
     """What the operations in `entries` want of groups."""
     moves: list[str] = []
     claims: list[Claim] = []
+    answers: list[tuple[str, Answer]] = []
+    skips: list[tuple[str, int]] = []
     for name, args in _operations(entries):
         if name in ("group.seek", "group.remove"):
             moves.append(args[0])
         elif name == "group.checkpoint":
             claims += [Claim(args[0], args[1], *item[:3]) for item in args[2]]
-    return Step(frozenset(moves), claims)
+        elif name == "group.settle":
+            answers += [(args[0], Answer(*item[:2])) for item in args[2]]
+        elif name == "group.skip":
+            skips.append((args[0], args[1]))
+    return Step(frozenset(moves), claims, answers, skips)
+
+
+def _is_of_groups(entry: Entry) -> bool:
+    return any(operation in entry.command for operation in _OPERATIONS)
 
 
 def _operations(entries: Iterable[Entry]) -> Iterator[tuple[str, list]]:  # type: ignore[type-arg]
     for entry in entries:
-        if entry.command[:1] == b"\x00" and _OPERATION in entry.command:
+        if entry.command[:1] == b"\x00" and _is_of_groups(entry):
             for payload in (operations.unseal(entry.command[1:]) or [0, 0, 0, []])[3]:
                 operation = operations.unpack(payload)
                 if not isinstance(operation, Rejection):
@@ -134,16 +151,37 @@ def _judge_group(before: Group, after: Group, step: Step) -> None:
     if list(after.partitions) != list(before.partitions):
         raise Violation(f"group {name} has other partitions than it was defined with")
     moved = name in step.moves
+    if before.competing is not None:
+        _judge_competing(before, after, step, moved=moved)
+        return
     claims = [claim for claim in step.claims if claim.group == name]
-    honoured = False
+    honoured = skipped = any(group == name for group, _ in step.skips)
     for number, partition in after.partitions.items():
         mine = [claim for claim in claims if claim.partition == number]
         valid = [claim for claim in mine if _is_valid(claim, before.partitions[number])]
         honoured = honoured or bool(valid)
         if not moved:
-            _judge_partition(f"{name}/{number}", before.partitions[number], partition, valid)
+            where = f"{name}/{number}"
+            _judge_partition(where, before.partitions[number], partition, valid, skipped=skipped)
     if not moved and not honoured and after.counts != before.counts:
         raise Violation(f"group {name} counts {after.counts}, all checkpoints were fenced")
+
+
+def _judge_competing(before: Group, after: Group, step: Step, *, moved: bool) -> None:
+    name, now = before.name, after.competing
+    if now is None or before.competing is None:
+        raise Violation(f"group {name} has no cursor any more")
+    (partition,) = after.partitions.values()
+    floor = min([now.cursor + 1, *now.tokens]) - 1
+    if partition.owner is not None or partition.floor != floor:
+        raise Violation(f"the low watermark of {name} is {floor}, and its row is {partition}")
+    if not moved:
+        answers = [answer for group, answer in step.answers if group == name]
+        skips = {revision: None for group, revision in step.skips if group == name}
+        judge_competing(name, before.token, before.competing, now, answers, skips)
+        was = before.partitions[0].floor
+        if partition.floor < was:
+            raise Violation(f"the floor of {name} went from {was} back to {partition.floor}")
 
 
 def _is_valid(claim: Claim, before: Partition) -> bool:
@@ -153,7 +191,9 @@ def _is_valid(claim: Claim, before: Partition) -> bool:
     return claim.token > before.token
 
 
-def _judge_partition(where: str, before: Partition, after: Partition, valid: list[Claim]) -> None:
+def _judge_partition(
+    where: str, before: Partition, after: Partition, valid: list[Claim], *, skipped: bool
+) -> None:
     if after.token < before.token:
         raise Violation(f"the token of {where} went from {before.token} back to {after.token}")
     if after.token == before.token and after.owner not in (before.owner, None):
@@ -162,5 +202,5 @@ def _judge_partition(where: str, before: Partition, after: Partition, valid: lis
         raise Violation(f"the cursor of {where} went from {before.floor} back to {after.floor}")
     if after.floor > max([before.floor, *(claim.floor for claim in valid)]):
         raise Violation(f"the cursor of {where} is at {after.floor}, which no owner told")
-    if not valid and after.completions != before.completions:
+    if not valid and not skipped and after.completions != before.completions:
         raise Violation(f"{where} has other completions, all checkpoints were fenced")

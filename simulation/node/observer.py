@@ -160,6 +160,7 @@ class Observer:
             if life.core is None or not life.is_current:
                 continue
             machine = life.node.machine
+            machine.commit()  # some rows are written once for many entries
             found = _digest_rows(machine.connection)
             name, known = rows.setdefault(machine.applied_index, (life.name, found))
             if known != found:

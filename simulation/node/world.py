@@ -32,6 +32,7 @@ from simulation.node.machine import CLIENT_PORT, Machine, Site
 from simulation.node.observer import Observer
 from simulation.node.sqlite_disk import SimulatedDisks
 from simulation.node.workloads import Workload
+from simulation.node.workloads.consumers import Competing, Partitioned
 from simulation.node.workloads.hooks import Handlers
 from simulation.node.workloads.operator import Operator
 from simulation.node.workloads.publishers import Publishers
@@ -53,7 +54,9 @@ RECOVERY_S = 30.0
 """Virtual time in which everything must come right once the faults are over."""
 
 WORKLOADS: dict[str, Callable[[World, Random], Workload]] = {
+    "competing": Competing,
     "handlers": Handlers,
+    "partitioned": Partitioned,
     "publishers": Publishers,
     "ring": Ring,
     "subscribers": Subscribers,

@@ -14,9 +14,11 @@ import trio
 
 from cluster.blocking import Blocking, in_thread
 from cluster.errors import LeaderChanged, NoLeader, TremulaError
+from cluster.indexing import Parts
 from cluster.machine import Machine
 from cluster.operations import REGULAR, seal
 from cluster.state import open_state
+from pubsub import retention
 from pubsub.events import Event
 from pubsub.log import Compacted, Tail, read_events
 
@@ -52,11 +54,14 @@ class FakeNode:
 
     def open_reader(self) -> apsw.Connection:
         """See `ServedNode`; a database in memory is copied, for it has but one connection."""
-        self.machine.commit()
         reader = apsw.Connection(":memory:")
         with reader.backup("main", self.machine.connection, "main") as copy:
             copy.step(-1)
         return reader
+
+    def open_index(self) -> Parts:
+        """See `ServedNode`; there is none, and every query looks at the events themselves."""
+        return Parts([], None)
 
     def submit(self, operation: bytes, done: Done) -> None:
         """See `ServedNode`."""
@@ -78,11 +83,13 @@ class FakeNode:
     def hasten(self) -> None:
         """See `ServedNode`; tests say when work is done."""
 
-    def read_events(
-        self, from_revision: int, events_max: int, bytes_max: int
-    ) -> list[Event] | Compacted:
+    def read_events(self, from_revision: int, events_max: int, bytes_max: int) -> list[Event]:
         """See `ServedNode`."""
         return read_events(self.tail, self.machine.connection, from_revision, events_max, bytes_max)
+
+    def compacted(self, pattern: str, from_revision: int) -> Compacted | None:
+        """See `ServedNode`."""
+        return retention.compacted(self.machine.connection, pattern, from_revision)
 
     def status(self) -> dict[str, Any]:
         """See `ServedNode`."""
@@ -155,6 +162,7 @@ class FakeNode:
         self.clock_ms += 1
         command = bytes((REGULAR,)) + seal(operations, self.clock_ms, self.clock_ms)
         applied = machine.apply(max(machine.applied_index, 1) + 1, 1, command)
+        self.tail.forget(applied.trimmed_to)
         self.tail.append(
             applied.first_revision, applied.index, applied.wall_ms, applied.packed_events
         )

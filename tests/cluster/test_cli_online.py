@@ -157,7 +157,9 @@ def test_csv_is_imported_by_its_columns(endpoint: str, tmp_path: Path) -> None:
         ("--workload", "put", "--batch", "10", "--connections", "2", "--to", "spread"),
         ("--workload", "get", "--keys", "50"),
         ("--workload", "publish", "--rate", "100"),
+        ("--workload", "publish", "--batch", "10", "--depth", "4"),
         ("--workload", "watch", "--rate", "100"),
+        ("--workload", "deliver", "--rate", "100"),
     ],
 )
 def test_bench_measures_each_workload(endpoint: str, options: tuple[str, ...]) -> None:
@@ -167,6 +169,14 @@ def test_bench_measures_each_workload(endpoint: str, options: tuple[str, ...]) -
     assert result["requests"] > 0
     assert result["errors"] == {}
     assert 0 < result["latency_ms"]["p50"] <= result["latency_ms"]["max"]
+
+
+@pytest.mark.parametrize("workload", ["partitioned", "competing"])
+def test_bench_has_members_take_every_event_once(endpoint: str, workload: str) -> None:
+    """All events that were published are consumed, and the group is gone afterwards."""
+    options = ("-w", workload, "--connections", "2", "--events", "700", "--seconds", "20", "--json")
+    (result,) = _on(endpoint, "bench", *options).json["results"]
+    assert (result["requests"], result["errors"]) == (700, {})
 
 
 def test_unreachable_cluster_is_exit_code_4() -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import pytest
 import trio
 
+from cluster.client import Client
 from cluster.errors import (
     Closed,
     Compacted,
     Malformed,
 )
+from cluster.operations import pack
 from cluster.server import ServerLimits
+from pubsub import retention
 from tests.cluster.client_cluster import (
+    Cluster,
     client_of,
     cluster_of,
 )
@@ -71,19 +75,57 @@ async def test_a_bookmark_moves_the_position() -> None:
         assert events.next_nowait() is None
 
 
+async def _keep_newest(cluster: Cluster, client: Client, pattern: str) -> None:
+    """What the leader does for a rule that keeps one event."""
+    await client.request("retention.set", [pattern, None, 1])
+    cluster.node.submit(pack(0, 0, "retention.trim", [1_000]), lambda result: None)
+    await client.request("ping")
+    await until(
+        lambda: not retention.is_due(cluster.node.machine.connection, cluster.node.clock_ms)
+    )
+
+
 async def test_a_reader_behind_retention_gets_compacted() -> None:
-    """The iterator ends with the first revision that is left."""
+    """The iterator ends with the revision from which on nothing is missing; so does a page."""
     async with cluster_of(1) as cluster, client_of(cluster) as client:
         for _ in range(3):
             await client.publish("t", b"")
-        cluster.node.machine.connection.execute(
-            "DELETE FROM event_batches WHERE first_revision < 3"
-        )
-        cluster.node.tail.clear()
+        await _keep_newest(cluster, client, "t")
         events = client.subscribe("t", 1)
         with pytest.raises(Compacted) as raised:
             await anext(events)
         assert raised.value.first_revision == 3
+        with pytest.raises(Compacted) as raised:
+            await client.read_events(1)
+        assert raised.value.first_revision == 3
+        found, _, _ = await client.read_events(3)
+        assert [event.revision for event in found] == [3]
+
+
+async def test_a_reader_of_other_topics_does_not_notice() -> None:
+    """Retention took nothing that it wants."""
+    async with cluster_of(1) as cluster, client_of(cluster) as client:
+        for topic in ("a", "t", "t", "a"):
+            await client.publish(topic, b"")
+        await _keep_newest(cluster, client, "t")
+        async with client.subscribe("a", 1) as events:
+            assert [(await anext(events)).revision for _ in range(2)] == [1, 4]
+        found, following, newest = await client.read_events(1, pattern="a")
+        assert ([event.revision for event in found], following, newest) == ([1, 4], 5, 4)
+
+
+async def test_the_earliest_is_what_is_left() -> None:
+    """Who asks for it is not told of what went before, also after a reconnect in the middle."""
+    async with cluster_of(1) as cluster, client_of(cluster) as client:
+        for topic in ("a", "t", "t", "a", "t"):
+            await client.publish(topic, b"")
+        await _keep_newest(cluster, client, "t")
+        async with client.subscribe(">", "earliest", credits=1) as events:
+            assert (await anext(events)).revision == 1
+            cluster.cut()
+            assert [(await anext(events)).revision for _ in range(2)] == [4, 5]
+        async with client.subscribe(">", ["time", 0]) as events:
+            assert [(await anext(events)).revision for _ in range(3)] == [1, 4, 5]
 
 
 async def test_a_wrong_pattern_is_definite() -> None:

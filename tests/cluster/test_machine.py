@@ -60,6 +60,13 @@ def operation(draw: random.Random, driver: Driver, seqs: dict[int, int]) -> byte
         ["batch", [put_item, ["delete", f"k/{draw.randrange(30)}"]]],
         ["txn", [[key, "exists", "=", True]], [put_item, ["get", key]], [["delete", key]]],
         ["publish", "orders.created", key, b"payload", None, {"h": "v"}],
+        ["publish", "orders.paid", key, b"", None, None, {"message_id": key}],
+        ["publish", "orders.paid", key, b"", None, None, {"expected_last_revision": 150}],
+        ["publish_batch", [["t", key, b"", None, None, {"message_id": key}], ["u", key, b""]]],
+        ["publish_later", "late", key, b"", None, None, None, draw.randrange(2_000)],
+        ["delayed.cancel", draw.randrange(60)],
+        ["delayed.publish", driver.wall_ms, 3],
+        ["message.forget", driver.elapsed_ms],
         ["kv.expire", driver.wall_ms, 10],
         ["session.expire", driver.elapsed_ms],
         ["group.join", "g", draw.choice(members), 60_000],
@@ -106,9 +113,9 @@ def test_two_machines_agree_though_one_restarts(tmp_path: Path) -> None:
                 again = restarting.machine.apply(*old)
                 assert (again.results, again.count) == ([], 0)
     assert steady.machine.digest == restarting.machine.digest
-    assert steady.rows() == restarting.rows()
     steady.machine.commit()
     restarting.machine.commit()
+    assert steady.rows() == restarting.rows()
     assert state.load(steady.connection) == state.load(restarting.connection)
     assert state.verify(steady.connection) > 0
     assert any(steady.rows().values())
@@ -166,6 +173,7 @@ def test_a_crash_applies_again_exactly_what_is_missing(tmp_path: Path) -> None:
         if position % 24 == 0:
             state.checkpoint(driver.connection)
         applied.append(driver.machine.apply(*entry))
+    driver.machine.commit()
     rows = driver.rows()
     for path in copies:
         machine = Machine(state.open_state(path))
@@ -174,6 +182,7 @@ def test_a_crash_applies_again_exactly_what_is_missing(tmp_path: Path) -> None:
         assert again[present:] == applied[present:]
         assert not any(repeated.results or repeated.count for repeated in again[:present])
         assert machine.digest == driver.machine.digest
+        machine.commit()
         assert dump(machine.connection) == rows
         state.verify(machine.connection)
         machine.connection.close()

@@ -13,6 +13,7 @@ from cluster import protocol
 from cluster.errors import LimitExceeded, Malformed, Stopping, VersionMismatch
 from cluster.protocol import ProtocolViolation, Reader
 
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary(),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
@@ -123,7 +124,7 @@ def test_a_greeting_carries_facts() -> None:
         ([7, 1, 3_000], (7, 1, 3_000, None)),
         ([7, 1, None], (7, 1, None, None)),
         ([7, 1, 50, "order-5"], (7, 1, 50, ["order-5", None, None, None])),
-        ([0, 0, None, None, 12, 3, "00-ab-cd-01", 0], (0, 0, None, [None, 12, 3, "00-ab-cd-01"])),
+        ([0, 0, None, None, 12, 3, TRACEPARENT, 0], (0, 0, None, [None, 12, 3, TRACEPARENT])),
         ([0, 0, 9, None, None, None, None, 0], (0, 0, 9, None)),
     ],
     ids=str,

@@ -23,7 +23,10 @@ from tests.cluster.waiting import BOUND_S
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 # What the cluster proposes by itself: no client may.
-INTERNAL = {"kv.expire", "session.expire", "group.expire", "events.trim", "hook.trigger"}
+INTERNAL = {
+    "kv.expire", "session.expire", "group.expire", "retention.trim", "replay.step", "hook.trigger",
+    "delayed.publish", "message.forget", "lease.expire", "group.rebalance",
+}  # fmt: skip
 
 
 class Message(NamedTuple):

@@ -12,6 +12,8 @@ from tests.cluster.certificates import Authority
 from tests.cluster.served_node import ERROR, NO_SESSION, OK, served
 from tests.cluster.waiting import until
 
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
 
 async def test_the_greeting_names_the_node() -> None:
     """A client learns whom it talks to, and the bounds that it has to keep."""
@@ -112,11 +114,11 @@ async def test_events_carry_actor_and_trace() -> None:
     """The anonymous actor and the trace of the request stand in the event."""
     async with served() as port:
         client = await port.open()
-        meta = [0, 0, None, "order-7", 3, 2, "00-ab"]
+        meta = [0, 0, None, "order-7", 3, 2, TRACEPARENT]
         await client.ask(1, "publish", "orders.created", "o7", b"{}", None, None, meta=meta)
         (event,), following, newest = (await client.ask(2, "events.read", 1))[1]
         assert event[:3] == [1, "orders.created", "o7"]
-        assert event[4:9] == ["anonymous", "order-7", 3, 2, "00-ab"]
+        assert event[4:9] == ["anonymous", "order-7", 3, 2, TRACEPARENT]
         assert (following, newest) == (2, 1)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import trio
 import trio.testing
 
+from cluster.operations import pack
 from cluster.server import ServerLimits
 from cluster.server.streams import LEADERLESS_S
 from tests.cluster.served_node import BOOKMARK, ERROR, EVENTS, NO_SESSION, OK, served
-from tests.cluster.waiting import BOUND_S
+from tests.cluster.waiting import BOUND_S, until
 
 
 async def test_a_subscription_delivers_in_order_and_counts() -> None:
@@ -85,8 +86,10 @@ async def test_a_reader_behind_retention_is_told() -> None:
         client = await port.open()
         for request_id in range(1, 4):
             await client.ask(request_id, "publish", "t", None, b"", None, None, meta=NO_SESSION)
-        port.node.machine.connection.execute("DELETE FROM event_batches WHERE first_revision < 3")
-        port.node.tail.clear()
+        await client.ask(4, "retention.set", "t", None, 1, meta=NO_SESSION)
+        trimmed: list[object] = []
+        port.node.submit(pack(0, 0, "retention.trim", [100]), trimmed.append)
+        await until(lambda: trimmed == [2])
         client.send([9, "subscribe", ["t", 1, 10], None])
         assert (await client.receive())[1] == BOOKMARK
         request_id, status, error = await client.receive()

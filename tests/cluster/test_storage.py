@@ -175,6 +175,7 @@ async def test_what_is_applied_is_written_a_bounded_amount_later(
         assert missing * len(value) < UNCOMMITTED_BYTES_MAX
     assert written.applied_index > UNCOMMITTED_ENTRIES_MAX
     home.write("last")
+    home.storage.machine.commit()
     reader = home.storage.open_reader()
     assert state.load(reader).applied_index == home.storage.machine.applied_index
     reader.close()

@@ -9,8 +9,9 @@ import trio
 import trio.testing
 
 from cluster.errors import NotLeader
-from cluster.operations import unpack
+from cluster.operations import pack, unpack
 from cluster.timekeeper import EXPIRED_KEYS_PER_PROPOSAL, LOOK_EVERY_S, Timekeeper
+from pubsub.limits import DELAYED_PUBLISHED_MAX, MESSAGE_ID_WINDOW_MS
 from pubsub.rejection import Rejection
 from tests.cluster.entries import Driver, put
 
@@ -152,3 +153,66 @@ async def test_an_error_of_the_cluster_is_tried_again(
     node.answer = lambda result: Rejection("malformed", "")
     with pytest.raises(AssertionError, match=r"kv\.expire was refused"):
         await look(node)
+
+
+async def test_a_delayed_event_comes_out_on_the_wall_clock(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """When its time has come and not before, once."""
+    node = Node()
+    node.driver.do("publish_later", "t", None, b"", None, None, None, 500)
+    node.driver.elapsed_ms += 10_000
+    node.driver.wall_ms += 499
+    await look(node)
+    assert node.proposed == []
+    node.driver.wall_ms += 1
+    await look(node, 3)
+    assert node.proposed == [("delayed.publish", [node.driver.wall_ms, DELAYED_PUBLISHED_MAX])]
+    assert node.driver.machine.revision == 1
+
+
+async def test_message_ids_go_on_the_elapsed_clock(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """When none of those that came with them can be within its window any more."""
+    node = Node()
+    node.driver.do("publish", "t", None, b"", None, None, {"message_id": "m"})
+    node.driver.wall_ms += 10**9
+    node.driver.elapsed_ms += MESSAGE_ID_WINDOW_MS
+    await look(node)
+    assert node.proposed == []
+    node.driver.elapsed_ms += MESSAGE_ID_WINDOW_MS
+    await look(node, 3)
+    assert node.names() == ["message.forget"]
+    assert node.driver.rows()["message_ids"] == []
+
+
+async def test_retention_keeps_up(autojump_clock: trio.testing.MockClock) -> None:
+    """As many slices as one look may propose, then the rest at the next one; then silence."""
+    node = Node()
+    for _ in range(3):
+        node.driver.entry(*(pack(0, 0, "publish", ["t", None, b""]) for _ in range(2)))
+    await look(node, 3)
+    assert node.proposed == []
+    node.driver.do("retention.set", "t", 1_000, None, None)
+    await look(node)
+    assert node.proposed == []
+    node.driver.wall_ms += 1_000
+    await look(node, 5)
+    assert node.names() == ["retention.trim"]
+    assert [event.revision for event in node.driver.events()] == [6]
+
+
+async def test_a_replay_goes_on_until_it_is_done(autojump_clock: trio.testing.MockClock) -> None:
+    """Step by step, as fast as its rate allows by the elapsed clock."""
+    node = Node()
+    node.driver.do("group.define", "g", ">", 1, "earliest", 1)
+    for _ in range(3):
+        node.driver.do("publish", "t", None, b"")
+    node.driver.do("replay.start", "g", 1, None, {"rate_per_s": 2})
+    await look(node, 3)
+    assert node.names() == ["replay.step"]
+    node.driver.elapsed_ms += 60_000
+    await look(node, 3)
+    assert node.names() == ["replay.step"] * 2
+    assert [event.data[1] for event in node.driver.events(4)] == [1, 2, 3]

@@ -14,11 +14,11 @@ import trio
 
 from hooks.ports import Unavailable
 from hooks.trigger import trigger
-from pubsub import events, groups, log
+from pubsub import dead_letters, events, groups, log, replays, retention
 from pubsub.apply import Apply
 from pubsub.events import Event
-from pubsub.log import Compacted
 from pubsub.rejection import Rejection
+from pubsub.retention_rules import CAP, note_trim
 from tests.hooks.workbench import CLUSTER_ID, ListLog
 
 APPLY_SECONDS = 0.002
@@ -30,11 +30,15 @@ class FakeCluster:
 
     def __init__(self) -> None:
         self.connection = apsw.Connection(":memory:")
-        for schema in (log.SCHEMA, groups.SCHEMA, "CREATE TABLE kv(key TEXT PRIMARY KEY, value)"):
+        for schema in (
+            log.SCHEMA,
+            groups.SCHEMA,
+            retention.SCHEMA,
+            "CREATE TABLE kv(key TEXT PRIMARY KEY, value)",
+        ):
             self.connection.execute(schema).fetchall()
         self.watchers: list[Callable[[], None]] = []
         self.submitted: list[tuple[str, str]] = []  # node and operation
-        self.trimmed_to = 0
         self._apply = Apply(self.connection, self._run)
         self._log_index = 0
         self._operations: dict[str, Callable[..., Any]] = {
@@ -46,6 +50,9 @@ class FakeCluster:
             "group.checkpoint": groups.checkpoint,
             "group.seek": groups.seek,
             "hook.trigger": trigger,
+            "dlq.redrive": dead_letters.redrive,
+            "replay.start": replays.start,
+            "replay.step": replays.step,
             "put": _put,
             "publish": _publish,
         }
@@ -86,9 +93,14 @@ class FakeCluster:
     def letters(self, handler: str) -> list[dict[str, Any]]:
         return groups.dead_letters(self.connection, f"hook.{handler}")
 
-    def read(self, from_revision: int, events_max: int, bytes_max: int) -> list[Event] | Compacted:
-        if from_revision <= self.trimmed_to:
-            return Compacted(self.trimmed_to + 1)
+    def trim(self, up_to_revision: int) -> None:
+        """What a cap of the whole log does; every event was an entry of its own."""
+        self.connection.execute(
+            "DELETE FROM event_batches WHERE first_revision <= ?", (up_to_revision,)
+        )
+        note_trim(self.connection, CAP, up_to_revision)
+
+    def read(self, from_revision: int, events_max: int, bytes_max: int) -> list[Event]:
         return log.read(self.connection, from_revision, events_max, bytes_max)
 
     async def expire_members(self) -> None:
@@ -142,12 +154,8 @@ class FakePort:
             raise Unavailable
         return result
 
-    def read_events(
-        self, from_revision: int, events_max: int, bytes_max: int
-    ) -> list[Event] | Compacted:
+    def read_events(self, from_revision: int, events_max: int, bytes_max: int) -> list[Event]:
         found = self.cluster.read(from_revision, events_max, bytes_max)
-        if isinstance(found, Compacted):
-            return found
         found = [event for event in found if event.revision <= self.revision]
         self.events_read += len(found)
         return found

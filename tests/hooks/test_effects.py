@@ -20,6 +20,19 @@ def test_effects_are_operations_with_positional_arguments() -> None:
         "publish",
         ["t.x", "k", b"p", None, {"a": "b"}],
     ]
+    assert effects.publish(
+        "t.x", b"p", message_id="m", expected_last_revision=3, schema_version="2"
+    ).to_wire() == [
+        "publish",
+        [
+            "t.x", None, b"p", None, None,
+            {"message_id": "m", "expected_last_revision": 3, "schema_version": "2"},
+        ],
+    ]  # fmt: skip
+    assert effects.publish_later("t.x", b"p", delay_ms=5).to_wire() == [
+        "publish_later",
+        ["t.x", None, b"p", None, None, None, 5],
+    ]
     made = effects.txn(
         [effects.compare("k", "value", "=", "v")], [effects.put("k", b"w")], [effects.delete("l")]
     )
@@ -39,6 +52,8 @@ def test_effects_are_operations_with_positional_arguments() -> None:
         effects.put("k", b""),
         effects.delete("k"),
         effects.publish("t.x", b""),
+        effects.publish("t.x", b"", message_id="m"),
+        effects.publish_later("t.x", b"", delay_ms=5),
         effects.txn([], []),
     ],
 )
@@ -58,6 +73,9 @@ def test_every_effect_is_an_operation_that_may_be_nested(made: Effect) -> None:
         ("put", ("k", b""), {"ttl_ms": 0}, ValueError),
         ("put", ("k", b""), {"expected_revision": 1 << 63}, ValueError),
         ("publish", ("t", b""), {"headers": {"a": 1}}, TypeError),
+        ("publish", ("t", b""), {"message_id": 5}, TypeError),
+        ("publish", ("t", b""), {"expected_last_revision": -1}, ValueError),
+        ("publish_later", ("t", b""), {"delay_ms": 1.5}, TypeError),
         ("compare", ("k", "version", "=", 1.5), {}, TypeError),
     ],
 )

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooks.publisher import CATALOGUE, cloud_event, pattern_problem, payload, timestamp
+from hooks.catalogue import CATALOGUE, pattern_problem
+from hooks.publisher import binary_cloud_event, cloud_event, payload
+from pubsub.cloudevents import timestamp
 from pubsub.events import SYSTEM_TOPICS, Event
 
 JSON_TYPES: dict[str, tuple[type, ...]] = {
@@ -27,6 +29,9 @@ SYSTEM_DATA: dict[str, tuple[Any, ...]] = {
     "hooks.cluster.membership_changed": (("a", "b"), ("c",), "c", "added_learner"),
     "hooks.cluster.node_added": ("c", "10.0.0.3:7000", "learner"),
     "hooks.cluster.node_removed": ("c",),
+    "hooks.system.retention_capped": (70, ("g", "h")),
+    "hooks.group.event_replayed": ("g", 5),
+    "hooks.group.event_redriven": ("g", 5, "orders.created", (b"v", None, None), 2, 99, None),
 }
 
 
@@ -152,6 +157,18 @@ def test_a_cloud_event_of_the_cluster() -> None:
         "datacontenttype": "application/json",
         "data": {"key": "k", "existed": True, "previous_revision": 5, "version": 2},
     }
+
+
+def test_the_binary_mode_says_the_same() -> None:
+    """Attributes become headers, and the body is the data alone."""
+    event = make_event("hooks.cluster.node_removed", ("c",))
+    headers, body = binary_cloud_event(event, "c1")
+    structured = cloud_event(event, "c1")
+    assert headers["content-type"] == structured["datacontenttype"]
+    assert json.loads(body) == structured["data"]
+    for name in ("specversion", "id", "source", "type"):
+        assert headers[f"ce-{name}"] == structured[name]
+    assert binary_cloud_event(user_event(b"\x00\xff"), "c1")[1] == b"\x00\xff"
 
 
 def test_absent_attributes_are_absent() -> None:

@@ -86,10 +86,11 @@ async def test_retention_that_outran_a_handler_is_counted_and_reported(clock: Mo
     """What was trimmed is skipped loudly, and the handler goes on."""
     async with a_fleet() as fleet:
         fleet.handle("h", at_once)
+        (a,) = await fleet.start("a")
+        await fleet.until(lambda: fleet.cluster.described("h")["floor"] == 0)
         for number in range(10):
             fleet.cluster.put(f"k{number}")
-        fleet.cluster.trimmed_to = 6
-        (a,) = await fleet.start("a")
+        fleet.cluster.trim(6)
         await fleet.until_done("h")
         assert fleet.revisions("h") == [7, 8, 9, 10]
         assert a.service.works[0].metrics.compacted == 6

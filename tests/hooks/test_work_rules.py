@@ -87,6 +87,31 @@ def test_a_partition_that_is_waited_for_is_not_held_by_a_retry(stop: str) -> Non
     assert checkpoint.rows == [[0, 1, 0, [3], True, 1, []]]
 
 
+def test_a_paused_group_starts_nothing_new() -> None:
+    """What runs may finish and is written down; the rest is read again when the group goes on."""
+    work = one_partition()
+    progress = Progress(work, LIMITS, 0)
+    offer(work, (1, "k"), (2, "k"), (3, "l"))
+    first = work.take()
+    assert first is not None
+    work.assign([Assignment(GROUP, 0, 1, 0, False, True)], lambda _: ())
+    work.end(first, Succeeded(), 0, 0.0)
+    work.unpark()
+    assert work.take() is None
+    assert not work.wants(3)
+    checkpoint = progress.build(0, flush=True)
+    assert checkpoint is not None
+    assert checkpoint.rows == [[0, 1, 1, [], False, 1, []]]
+    progress.confirmed(0)
+    assert progress.build(0, flush=True) is None, "nothing is sent again and again"
+
+    work.assign([Assignment(GROUP, 0, 1, 0, False)], lambda _: ())
+    offer(work, (2, "k"), (3, "l"))
+    again = work.take()
+    assert again is not None
+    assert again.revision == 2
+
+
 def test_a_checkpoint_is_due_by_count_or_by_time() -> None:
     """The stated bounds: so many completions, or so many milliseconds after the first."""
     work = one_partition(concurrency=8)

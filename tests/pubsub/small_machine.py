@@ -4,7 +4,7 @@ from typing import Any
 
 import apsw
 
-from pubsub import groups, log
+from pubsub import groups, log, retention
 from pubsub.apply import Apply
 from pubsub.events import Meta
 from pubsub.rejection import Rejection
@@ -19,7 +19,7 @@ class SmallMachine:
 
     def __init__(self) -> None:
         self.connection = apsw.Connection(":memory:")
-        for schema in (log.SCHEMA, groups.SCHEMA, SCHEMA):
+        for schema in (log.SCHEMA, groups.SCHEMA, retention.SCHEMA, SCHEMA):
             self.connection.execute(schema).fetchall()
         self._apply = Apply(self.connection, self._run)
         self.log_index = 0

@@ -29,6 +29,9 @@ def test_codes_never_change() -> None:
         11: "hooks.cluster.membership_changed",
         12: "hooks.cluster.node_added",
         13: "hooks.cluster.node_removed",
+        20: "hooks.system.retention_capped",
+        40: "hooks.group.event_replayed",
+        41: "hooks.group.event_redriven",
     }
 
 

@@ -399,9 +399,13 @@ def test_describe(machine: SmallMachine) -> None:
         "name": "g",
         "pattern": "orders.>",
         "version": 1,
+        "mode": "partitioned",
+        "settings": {"mode": "partitioned", "protected": True, "cooldown_ms": 0},
+        "paused": False,
         "token": 4,
         "completed": 0,
         "dead": 0,
         "dead_held": 0,
+        "competing": None,
     }
     assert groups.describe(machine.connection, "nowhere") is None

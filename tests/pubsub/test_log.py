@@ -33,8 +33,8 @@ def make_log(batches: Sequence[Sequence[int]]) -> tuple[apsw.Connection, log.Tai
     return connection, tail
 
 
-def revisions(found: list[Event] | log.Compacted | None) -> list[int]:
-    assert isinstance(found, list)
+def revisions(found: list[Event] | None) -> list[int]:
+    assert found is not None
     return [event.revision for event in found]
 
 
@@ -68,7 +68,6 @@ def test_finds_a_time_like_a_linear_search(batches: list[list[int]], wall_ms: in
     """The first revision at or after a time is found by binary search, or the end of the log."""
     connection, _ = make_log(batches)
     events = log.read(connection, 1, MANY, MANY)
-    assert isinstance(events, list)
     later = [event.revision for event in events if event.wall_ms >= wall_ms]
 
     assert (later or [len(events) + 1])[0] == log.revision_at_or_after(connection, wall_ms)
@@ -91,28 +90,82 @@ def test_a_reader_past_the_end_gets_nothing() -> None:
     assert log.read(connection, 9, 10, MANY) == tail.read(9, 10, MANY) == []
 
 
-@given(sizes_of_batches, st.integers(0, 100), st.integers(1, 9))
-def test_trims_whole_batches_from_the_front(
-    batches: list[list[int]], below: int, rows_max: int
+@given(
+    sizes_of_batches,
+    st.sets(st.integers(1, 160)),
+    st.integers(1, 100),
+    st.integers(1, 40),
+    st.integers(1, 500),
+    st.integers(0, 100),
+)
+def test_what_was_taken_out_is_passed_over(
+    batches: list[list[int]],
+    gone: set[int],
+    start: int,
+    events_max: int,
+    bytes_max: int,
+    wall_ms: int,
 ) -> None:
-    """Trimming removes whole old batches, no more than allowed, and never the newest."""
+    """Wherever events are missing, reads give the rest, under both bounds, with their revisions."""
     connection, _ = make_log(batches)
-    ends = [sum(map(len, batches[: n + 1])) for n in range(len(batches))]
-    expected = min(rows_max, sum(end < below for end in ends[:-1]))
-    last = log.last_revision(connection)
+    every = log.read(connection, 1, MANY, MANY)
+    last = len(every)
+    left = [event for event in every if event.revision not in gone or event.revision == last]
+    kept = {event.revision for event in left}
+    for batch in list(log.batches(connection, 1)):
+        places = log.places(batch)
+        log.take_out(connection, batch, [place for place in places if place.revision in kept])
 
-    assert expected == log.trim(connection, below, rows_max)
-    assert log.first_revision(connection) == ([0, *ends][expected] + 1 if batches else 1)
+    expected: list[Event] = []
+    size = bytes_max
+    for event in left:
+        if event.revision >= start:
+            size -= event.size_bytes
+            if len(expected) == events_max or (expected and size < 0):
+                break
+            expected.append(event)
+    found = log.read(connection, start, events_max, bytes_max)
+
+    assert expected == found
+    reach = found[-1].revision if found else 0
+    assert log.has_gap(found, start) == any(
+        revision not in kept for revision in range(start, reach + 1)
+    )
     assert last == log.last_revision(connection)
+    later = [event.revision for event in left if event.wall_ms >= wall_ms]
+    begin = log.revision_at_or_after(connection, wall_ms)
+    assert [e.revision for e in log.read(connection, begin, MANY, MANY)] == later
+    assert [log.event_at(connection, event.revision) for event in every] == [
+        event if event.revision in kept else None for event in every
+    ]
 
 
-def test_a_reader_behind_retention_is_told() -> None:
-    """What was trimmed is answered with where the log starts now, never skipped in silence."""
-    connection, _ = make_log([[0, 0], [0, 0], [0]])
-    log.trim(connection, 4, 10)
+def test_a_place_knows_its_topic_and_its_bytes() -> None:
+    """What retention looks at is what reading finds, without the cost of decoding it."""
+    connection, _ = make_log([[3, 5], [7]])
 
-    assert log.read(connection, 2, 10, MANY) == log.Compacted(3)
-    assert revisions(log.read(connection, 3, 10, MANY)) == [3, 4, 5]
+    found = [place for batch in log.batches(connection, 2) for place in log.places(batch)]
+
+    events = log.read(connection, 1, 10, MANY)
+    assert [(place.revision, place.topic, place.end - place.start) for place in found] == [
+        (event.revision, event.topic, event.size_bytes) for event in events
+    ]
+
+
+def test_memory_forgets_what_retention_took() -> None:
+    """A batch that begins at or below what went is read from the disk, which knows the gaps."""
+    tail = log.Tail()
+    for first in (1, 3, 5):
+        tail.append(first, first, first, [pack(0), pack(0)])
+
+    tail.forget(3)
+
+    assert tail.first_revision == 5
+    assert tail.read(4, 10, MANY) is None
+    tail.forget(9)
+    assert tail.read(5, 10, MANY) is None
+    tail.append(7, 7, 7, [pack(0)])
+    assert revisions(tail.read(7, 10, MANY)) == [7]
 
 
 def test_events_of_a_batch_share_its_entry() -> None:
@@ -121,7 +174,6 @@ def test_events_of_a_batch_share_its_entry() -> None:
 
     events = log.read(connection, 3, 10, MANY)
 
-    assert isinstance(events, list)
     assert [(event.log_index, event.ordinal, event.wall_ms) for event in events] == [
         (2, 1, 20),
         (2, 2, 20),

@@ -11,22 +11,29 @@ from pubsub.topics import Pattern
 
 
 class ListSource:
-    """A log that is a list of topics; the first one has revision `first`."""
+    """A log that is a list of topics; the first one has revision `first`, what was before it is
+    gone."""
 
     def __init__(self, topics: list[str], first: int = 1) -> None:
         self.first = first
+        self.trimmed_to = first - 1
         self.events = [
             Event(first + n, topic, None, (), None, None, None, 0, None, 0, 0, 0, 10)
             for n, topic in enumerate(topics)
         ]
 
-    def read_events(
-        self, from_revision: int, events_max: int, bytes_max: int
-    ) -> list[Event] | Compacted:
-        if from_revision < self.first:
-            return Compacted(self.first)
+    def read_events(self, from_revision: int, events_max: int, bytes_max: int) -> list[Event]:
         found = [event for event in self.events if event.revision >= from_revision]
         return found[: min(events_max, max(1, bytes_max // 10))]
+
+    def compacted(self, pattern: str, from_revision: int) -> Compacted | None:
+        return Compacted(self.trimmed_to + 1) if from_revision <= self.trimmed_to else None
+
+    def take(self, revision: int, matters: bool = True) -> None:
+        """Retention takes one event."""
+        self.events = [event for event in self.events if event.revision != revision]
+        if matters:
+            self.trimmed_to = revision
 
 
 @given(
@@ -114,3 +121,28 @@ def test_credits_are_bounded() -> None:
     subscription.grant(-5)
 
     assert subscription.credits == limits.CREDITS_MAX
+
+
+def test_a_gap_of_other_topics_is_no_compaction() -> None:
+    """What retention took and the reader does not want does not end its subscription."""
+    source = ListSource(["a", "b", "a"])
+    source.take(2, matters=False)
+    subscription = Subscription(Pattern("a"), 1, credits=5)
+
+    pumped = subscription.pump(source, 10)
+
+    assert [event.revision for event in pumped.events] == [1, 3]
+    assert (pumped.compacted, subscription.next_revision) == (None, 4)
+
+
+def test_who_takes_what_is_left_is_not_told_of_old_gaps() -> None:
+    """A reader that began with the earliest is only told of what went since then."""
+    source = ListSource(["a"] * 6)
+    source.take(2)
+    strict = Subscription(Pattern("a"), 1, credits=9)
+    lenient = Subscription(Pattern("a"), 1, credits=9, intact_from=3)
+
+    assert strict.pump(source, 10).compacted == Compacted(3)
+    assert [event.revision for event in lenient.pump(source, 2).events] == [1, 3]
+    source.take(5)
+    assert lenient.pump(source, 10).compacted == Compacted(6)

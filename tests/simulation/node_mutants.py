@@ -17,6 +17,9 @@ import cluster.node
 import cluster.sessions
 import cluster.storage
 import pubsub.checkpoint
+import pubsub.competing
+import pubsub.competing_leases
+import pubsub.competing_settle
 import pubsub.membership
 from cluster import kv
 from cluster.raft.clock import ClusterClock
@@ -26,6 +29,7 @@ from cluster.registry import OPERATIONS
 from hooks.progress import Checkpoint, Progress
 from pubsub.apply import Apply
 from pubsub.assignment import Partition, assign
+from pubsub.competing_tables import CompetingGroup, Pending, unpack_events
 from pubsub.rejection import Rejection
 from pubsub.subscription import Subscription
 from simulation.node.sqlite_disk import NodeDisk
@@ -197,9 +201,9 @@ def a_partition_is_skipped(patch: pytest.MonkeyPatch) -> None:
     """Of what moves at once the last partition is given to nobody, when several members share."""
 
     def skip(
-        group: str, partitions: Sequence[Partition], members: Sequence[str], token: int
+        group: str, partitions: Sequence[Partition], members: Sequence[str], token: int, **more: Any
     ) -> tuple[list[Partition], int]:
-        after, token = assign(group, partitions, members, token)
+        after, token = assign(group, partitions, members, token, **more)
         moved = [new.number for old, new in zip(partitions, after, strict=True) if new != old]
         if len(members) > 1 and moved:
             number = moved[-1]
@@ -207,6 +211,81 @@ def a_partition_is_skipped(patch: pytest.MonkeyPatch) -> None:
         return after, token
 
     patch.setattr(pubsub.membership, "assign", skip)
+
+
+# --- groups of clients ---
+
+
+def a_partition_has_two_owners(patch: pytest.MonkeyPatch) -> None:
+    """It moves without a new token and without waiting for its owner, who may go on with it."""
+
+    def hasten(
+        group: str, partitions: Sequence[Partition], members: Sequence[str], token: int, **more: Any
+    ) -> tuple[list[Partition], int]:
+        after, token = assign(group, partitions, members, token, **more)
+        hastened = [
+            new if new.next_owner is None else new._replace(owner=new.next_owner, next_owner=None)
+            for new in after
+        ]
+        return hastened, token
+
+    patch.setattr(pubsub.membership, "assign", hasten)
+
+
+def acks_are_lost(patch: pytest.MonkeyPatch) -> None:
+    """An ack in a competing group is answered, its effects are applied, and the event stays."""
+
+    def complete(self: CompetingGroup, event: Pending) -> None:
+        self.wait(event, event.attempt, 0)
+
+    patch.setattr(CompetingGroup, "complete", complete)
+
+
+def leases_do_not_end(patch: pytest.MonkeyPatch) -> None:
+    """What a member had leased when it crashed stays with it."""
+
+    def expire(apply: Apply, up_to_elapsed_ms: Any) -> int:
+        return 0
+
+    expiry = OPERATIONS["lease.expire"]._replace(function=expire)
+    patch.setitem(OPERATIONS, "lease.expire", expiry)
+    patch.setattr(pubsub.competing_leases, "expire", expire)
+
+
+def any_token_settles(patch: pytest.MonkeyPatch) -> None:
+    """An answer counts under any token, whoever has the event by now."""
+
+    def find(self: Any, token: int) -> list[Any]:
+        rows = self._apply.connection.execute(
+            "SELECT id, deadline_ms, events FROM competing_leases WHERE group_id = ? ORDER BY id",
+            (self._group.id,),
+        ).fetchall()
+        return [
+            pubsub.competing_settle._Lease(
+                identity, deadline_ms, {event.revision: event for event in unpack_events(blob)}
+            )
+            for identity, deadline_ms, blob in rows
+        ]
+
+    patch.setattr(pubsub.competing_settle._Leases, "_load", find)
+
+
+def a_fetch_leaves_its_events_to_others(patch: pytest.MonkeyPatch) -> None:
+    """The cursor stays before the last event that was leased, which goes out again."""
+    read_on = pubsub.competing._Fetch.read_on
+
+    def forgetful(self: Any) -> Any:
+        gap = read_on(self)
+        if self.events:
+            self._group.cursor = min(self._group.cursor, self.events[-1].revision - 1)
+        return gap
+
+    patch.setattr(pubsub.competing._Fetch, "read_on", forgetful)
+
+
+def keys_are_not_waited_for(patch: pytest.MonkeyPatch) -> None:
+    """An ordered group hands out an event while an earlier one of its key is under way."""
+    patch.setattr(CompetingGroup, "is_busy", lambda self, order_key: False)
 
 
 class Mutant(NamedTuple):
@@ -228,6 +307,8 @@ HANDLERS = {"workloads": ("handlers",), "member_ttl_ms": 2_000}
 TTL = {"workloads": ("ttl",)}
 CUT = {"compact_entries": 20}
 LATE = {"workloads": (), "faults": {"late_answers": 1.0}}
+COMPETING = {"workloads": ("competing",)}
+PARTITIONED = {"workloads": ("partitioned",)}
 ABSENCE = {**HANDLERS, "faults": {"absence": 1.0}}
 
 MUTANTS = [
@@ -267,4 +348,15 @@ MUTANTS = [
         "which no owner told|all checkpoints were fenced",
         pinned=ABSENCE,
     ),
+    # groups of clients
+    Mutant(a_partition_has_two_owners, "under the token of", pinned=PARTITIONED),
+    Mutant(acks_are_lost, "Competing are done|effects more than once", pinned=COMPETING),
+    Mutant(leases_do_not_end, "Competing are done", pinned=COMPETING),
+    Mutant(any_token_settles, "under a token of the past|the old token", pinned=COMPETING),
+    Mutant(
+        a_fetch_leaves_its_events_to_others,
+        "has read|effects more than once",
+        pinned=COMPETING,
+    ),
+    Mutant(keys_are_not_waited_for, "out of order|in two places", pinned=COMPETING),
 ]

@@ -1,0 +1,127 @@
+"""`cluster event replay ...`: a part of the log once more, for one group."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import trio
+import typer
+
+from cluster.cli.dead_letters import GroupArgument
+from cluster.cli.event_store import group as events
+from cluster.cli.outcome import Failure
+from cluster.cli.session import Cli, online
+from cluster.cli.start import parse_time
+from cluster.client import Client
+from pubsub.topics import validate_pattern
+
+COLUMNS = (
+    "id", "group", "state", "from", "to", "next", "emitted", "pattern", "key", "rate", "by",
+)  # fmt: skip
+LOOK_EVERY_S = 0.5
+
+PlaceHelp = "A revision, a time (2026-01-31T12:00) or an age (10m)."
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `event`."""
+    online(events, "replay")(_replay)
+    online(events, "replays")(_list)
+    online(events, "replay-cancel")(_cancel)
+
+
+async def _replay(
+    cli: Cli,
+    group: GroupArgument,
+    start: Annotated[str, typer.Option("--from", help=f'"earliest". {PlaceHelp}')],
+    end: Annotated[str | None, typer.Option("--to", help=f"{PlaceHelp} Default: now.")] = None,
+    pattern: Annotated[
+        str | None, typer.Option("--pattern", help="Only of these topics of the group.")
+    ] = None,
+    key: Annotated[str | None, typer.Option("--key", help="Only of this key.")] = None,
+    rate: Annotated[
+        int | None, typer.Option("--rate", min=1, help="Events per second; default: no limit.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Until all are handed out.")] = False,
+) -> None:
+    """Hand out events to a group again, marked as replayed, without moving the group."""
+    if pattern is not None and (problem := validate_pattern(pattern)):
+        raise typer.BadParameter(problem)
+    given = {"pattern": pattern, "key": key, "rate_per_s": rate}
+    options = {name: value for name, value in given.items() if value is not None}
+    async with cli.client() as client:
+        first = await _revision(client, start, "--from")
+        # events of the moment before a time: the first one that is later is not wanted
+        last = None if end is None else await _revision(client, end, "--to", before=True)
+        if last is not None and last < first:
+            raise Failure("there is nothing between --from and --to")
+        replay_id = await client.request("replay.start", [group, first, last, options or None])
+        found = await _wait(cli, client, replay_id) if wait else None
+    if found is None:
+        cli.out.say(f"replay {replay_id} of group {group}", {"id": replay_id, "group": group})
+        return
+    cli.out.say(f"replay {replay_id} {found['state']}: {found['emitted']} events", found)
+
+
+async def _list(cli: Cli) -> None:
+    """Replays under way, and those that ended lately."""
+    async with cli.client() as client:
+        replays = await client.request("replay.list")
+    cli.out.show({"replays": replays}, lambda: cli.out.table(COLUMNS, map(_row, replays)))
+    if not replays:
+        cli.out.note("nothing is replayed")
+
+
+async def _cancel(
+    cli: Cli,
+    replay_id: Annotated[int, typer.Argument(metavar="ID", help="As `event replays` shows it.")],
+) -> None:
+    """Stop a replay; what was handed out stays so."""
+    async with cli.client() as client:
+        was_running = await client.request("replay.cancel", [replay_id])
+    sentence = "cancelled" if was_running else "it had ended before"
+    cli.out.say(sentence, {"id": replay_id, "cancelled": was_running})
+
+
+async def _wait(cli: Cli, client: Client, replay_id: int) -> dict[str, Any]:
+    told = 0
+    while True:
+        replays = await client.request("replay.list")
+        found = next((replay for replay in replays if replay["id"] == replay_id), None)
+        if found is None:
+            raise Failure(f"replay {replay_id} is gone: its group was removed")
+        if found["state"] != "running":
+            return dict(found)
+        if found["emitted"] != told:
+            told = found["emitted"]
+            cli.out.note(f"{told} events, at revision {found['next_revision']}")
+        await trio.sleep(LOOK_EVERY_S)
+
+
+async def _revision(client: Client, text: str, option: str, *, before: bool = False) -> int:
+    """The revision that a place in the log means; of a time the first one from then on, or the
+    last one before it."""
+    if text == "earliest" and not before:
+        return 1
+    if text.isascii() and text.isdigit() and int(text) >= 1:
+        return int(text)
+    wall_ms = parse_time(text)
+    if wall_ms is None:
+        raise typer.BadParameter(f"{option}: {PlaceHelp} Got {text!r}")
+    bounds = {"to_ms": wall_ms} if before else {"from_ms": wall_ms}
+    cursor: int | None = None
+    while True:  # a page may be empty and not be the last
+        arguments = [bounds, cursor, 1, before]
+        found, cursor, _ = await client.request("events.query", arguments)
+        if found:
+            return int(found[0][0])
+        if cursor is None:
+            raise Failure(f"{option}: there is no event {'before' if before else 'since'} {text}")
+
+
+def _row(replay: dict[str, Any]) -> list[object]:
+    names = (
+        "id", "group", "state", "from_revision", "to_revision", "next_revision", "emitted",
+        "pattern", "key", "rate_per_s", "actor",
+    )  # fmt: skip
+    return [replay[name] for name in names]

@@ -1,0 +1,372 @@
+"""`index.db`: the node's event index, its file, and the task that keeps it up.
+
+The write path knows nothing of it. The task follows the log in slices of about a millisecond, and
+gives way: while the loop has other work it waits, until it is INDEX_LAG_EVENTS_MAX behind.
+Queries look at what is not indexed yet themselves.
+
+The file is derived, so nothing about it stops a node. One that is missing, corrupt, foreign, of
+another format or not of this log is built anew; a disk that refuses is tried again later. Nothing
+is synced at commit: how far the index is stands in the transaction that brought it there.
+
+May not: be in the way of a tick, or be needed for an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+import apsw
+import trio
+
+from cluster import state
+from cluster.blocking import Blocking
+from cluster.corruption import CorruptState, storage_error
+from cluster.logs import NodeLog
+from cluster.storage import Storage
+from pubsub import event_index, event_query, log
+from pubsub.event_merge import Merger
+from pubsub.event_query import Source
+from pubsub.event_terms import Recent
+from pubsub.events import Event
+from pubsub.limits import INDEX_LAG_EVENTS_MAX, READ_BYTES_MAX
+
+LOOK_EVERY_S: Final = 0.1  # while events come: they are taken together
+PAUSE_S: Final = 0.001  # between two slices
+BUSY_LATE_S: Final = 0.002  # who is woken so much too late shares the loop with others
+RETRY_S: Final = 5.0  # after the disk refused
+SLICE_EVENTS: Final = 256
+CHECKPOINT_BYTES: Final = 4 * 1024 * 1024  # written since the last one
+CACHE_BYTES: Final = 4 * 1024 * 1024
+PAGE_BYTES: Final = 4096
+_CHECKSUM_BYTES: Final = 8
+_BUSY_MS: Final = 1_000
+
+
+class FollowedLog(Protocol):
+    """The event log as the node has applied it."""
+
+    @property
+    def revision(self) -> int:
+        """Of the newest event."""
+
+    @property
+    def first_revision(self) -> int:
+        """Of the oldest one that is left."""
+
+    def read(self, from_revision: int, events_max: int, bytes_max: int) -> list[Event]:
+        """As `pubsub.log.read`."""
+
+
+class FollowedState:
+    """That of a node's storage; what its reading meets is about the state and not about us."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    @property
+    def revision(self) -> int:
+        return self._storage.machine.revision
+
+    @property
+    def first_revision(self) -> int:
+        connection = self._storage.machine.connection
+        try:
+            return log.first_revision(connection)
+        except apsw.Error as error:
+            raise storage_error(connection.filename, error) from error
+
+    def read(self, from_revision: int, events_max: int, bytes_max: int) -> list[Event]:
+        connection = self._storage.machine.connection
+        tail = self._storage.tail
+        try:
+            return log.read_events(tail, connection, from_revision, events_max, bytes_max)
+        except apsw.Error as error:
+            raise storage_error(connection.filename, error) from error
+
+
+class Parts(NamedTuple):
+    """What a query needs of the index: taken at once, used in any thread, and then closed."""
+
+    sources: list[Source]
+    connection: apsw.Connection | None
+    distrust: Callable[[apsw.Error], None] = lambda error: None  # to be told what went wrong
+
+    def close(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+
+
+class _View(NamedTuple):
+    """What readers see, replaced as a whole."""
+
+    is_open: bool
+    recent: Recent | None
+
+
+class EventIndex:
+    """The index of one node. `run` is its life."""
+
+    def __init__(
+        self,
+        path: Path,
+        cluster_id: str,
+        followed: FollowedLog,
+        blocking: Blocking,
+        tell: NodeLog,
+    ) -> None:
+        self.path = path
+        self.rebuilds = 0
+        self._cluster_id = cluster_id
+        self._log = followed
+        self._blocking = blocking
+        self._tell = tell
+        self._connection: apsw.Connection | None = None
+        self._merger: Merger | None = None
+        self._recent = Recent(1)
+        self._view = _View(False, None)
+        self._reached = 0  # what was indexed when the file was opened
+        self._proven = False  # the index is one of this log
+        self._distrusted: str | None = None  # why, when a reader or the task found it wrong
+        self._merges_next = False
+        self._trimmed_to = 0
+        self._written_bytes = 0
+        self._is_told = False
+        self._news = trio.Event()
+
+    # --- for the node ---
+
+    @property
+    def lag(self) -> int:
+        """Events that are not indexed yet."""
+        return max(0, self._log.revision - self._recent.last_revision)
+
+    def applied(self) -> None:
+        """Entries were applied. HOT."""
+        if not self._is_told:
+            self._is_told = True
+            self._news.set()
+
+    def installed(self) -> None:
+        """A snapshot took the place of the state: look again whether the index is of this log."""
+        self._proven = False
+        self.applied()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        self.applied()
+        while True:
+            try:
+                if self._connection is None:
+                    self._open()
+                await self._follow()
+            except apsw.Error as error:
+                # Waiting first: a process that is being killed does nothing more to its files.
+                self._let_go()
+                await trio.sleep(RETRY_S)
+                if isinstance(storage_error(str(self.path), error), CorruptState):
+                    self._distrusted = str(error)
+                else:
+                    self._tell.warning("the event index has to wait", problem=str(error))
+                self._news.set()
+
+    def close(self) -> None:
+        """What is in memory alone is indexed again at the next start."""
+        try:
+            self._let_go()
+        except apsw.Error:
+            pass  # the file is built anew if it must be
+
+    # --- for readers ---
+
+    def parts(self) -> Parts:
+        """The index as it is now, for one query; from any thread."""
+        is_open, recent = self._view
+        if not is_open:
+            return Parts([], None)
+        connection: apsw.Connection | None = None
+        try:
+            connection = _connect(self.path, readonly=True)
+            connection.execute("BEGIN")
+            sources = event_query.sources(connection, recent)
+            return Parts(sources, connection, self.distrust)
+        except apsw.Error as error:
+            if connection is not None:
+                connection.close()
+            self.distrust(error)
+            return Parts([], None)
+
+    def distrust(self, error: apsw.Error) -> None:
+        """A reader could not use it; without it every answer is the same, only later."""
+        if isinstance(storage_error(str(self.path), error), CorruptState):
+            self._view = _View(False, None)
+            self._distrusted = str(error)
+
+    # --- the file ---
+
+    def _open(self) -> None:
+        if self._distrusted is not None:
+            self._remove(self._distrusted)
+        try:
+            self._connection = self._opened()
+        except (apsw.CorruptError, apsw.NotADBError) as error:
+            self._remove(str(error))
+            self._connection = self._opened()
+        known = event_index.position(self._connection)
+        assert known is not None, "checked, or created just now"
+        self._merger = Merger(self._connection)
+        self._recent = Recent(known.revision + 1)
+        self._reached = known.revision
+        self._proven = False
+        self._trimmed_to = 0
+
+    def _opened(self) -> apsw.Connection:
+        connection = _connect(self.path)
+        try:
+            if connection.pragma("page_count") == 0:
+                connection.reserve_bytes(reserve=_CHECKSUM_BYTES)
+                connection.pragma("page_size", PAGE_BYTES)
+                connection.pragma("journal_mode", "WAL")
+                event_index.create(connection, self._cluster_id)
+            # The VFS believes the header: one that announces no checksums turns them off.
+            checked = int(connection.pragma("checksum_verification") or 0) == 1
+            known = event_index.position(connection) if checked else None
+            if known is None or known.cluster_id != self._cluster_id:
+                raise apsw.NotADBError("it is no index of this cluster")
+        except BaseException:
+            connection.close(True)
+            raise
+        return connection
+
+    def _remove(self, why: str) -> None:
+        self._let_go()
+        for suffix in ("", "-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        self._distrusted = None
+        self.rebuilds += 1
+        self._tell.warning("the event index is built anew", problem=why)
+
+    def _let_go(self) -> None:
+        self._view = _View(False, None)
+        connection, self._connection, self._merger = self._connection, None, None
+        if connection is not None:
+            connection.close(True)
+
+    # --- the work ---
+
+    async def _follow(self) -> None:
+        await self._news.wait()
+        self._news = trio.Event()
+        self._is_told = False
+        await trio.sleep(LOOK_EVERY_S)
+        while self._has_work():
+            started = trio.current_time()
+            await trio.sleep(PAUSE_S)
+            late_s = trio.current_time() - started - PAUSE_S
+            if late_s > BUSY_LATE_S and self.lag <= INDEX_LAG_EVENTS_MAX:
+                await trio.sleep(LOOK_EVERY_S)
+                continue
+            self._step()
+            if self._written_bytes >= CHECKPOINT_BYTES:
+                self._written_bytes = 0
+                await self._blocking(_checkpoint, self.path)
+
+    def _has_work(self) -> bool:
+        if self._distrusted is not None:
+            return True
+        if not self._proven:
+            return self._log.revision >= self._reached
+        assert self._merger is not None, "opened"
+        return self.lag > 0 or self._merger.has_work
+
+    def _step(self) -> None:
+        """One slice: of what is new, and of merges, in turns."""
+        if self._distrusted is not None:
+            self._open()
+        if not self._proven and not self._prove():
+            return
+        assert self._merger is not None, "opened"
+        first = self._log.first_revision
+        if first != self._trimmed_to:
+            self._trimmed_to = first
+            self._merger.trimmed(first)
+        if self._merger.has_work and (self._merges_next or not self.lag):
+            self._written_bytes += 8 * self._merger.step(first)
+            self._merges_next = False
+        else:
+            self._take()
+            self._merges_next = True
+
+    def _take(self) -> None:
+        recent = self._recent
+        room = recent.room()
+        if room <= 0:
+            assert self._connection is not None, "opened"
+            assert self._merger is not None, "opened"
+            self._written_bytes += 8 * event_index.flush(self._connection, recent)
+            self._merger.flushed()
+            self._begin(recent.last_revision + 1)
+            return
+        following = recent.last_revision + 1
+        events = self._log.read(following, min(room, SLICE_EVENTS), READ_BYTES_MAX)
+        if not events:
+            return
+        if recent.newest is None:
+            recent = self._begin(events[0].revision)
+        if events[-1].revision >> 32 != recent.first_revision >> 32:
+            events = [each for each in events if not (each.revision ^ recent.first_revision) >> 32]
+        recent.add(events)
+
+    def _begin(self, first_revision: int) -> Recent:
+        self._recent = Recent(first_revision)
+        self._view = _View(True, self._recent)
+        return self._recent
+
+    def _prove(self) -> bool:
+        """Whether the index is of this log, as far as the log is here.
+
+        After a crash the state may be behind the index for a moment; until it has caught up,
+        nobody can tell.
+        """
+        assert self._connection is not None, "opened"
+        known = event_index.position(self._connection)
+        assert known is not None, "checked when it was opened"
+        if known.revision > self._log.revision:
+            return False
+        if known.revision:
+            found = self._log.read(known.revision, 1, 1)
+            is_there = bool(found) and found[0].revision == known.revision
+            if is_there and (found[0].log_index, found[0].wall_ms) != known[2:]:
+                self._distrusted = f"event {known.revision} is another one"
+                self._let_go()
+                self._open()
+        self._proven = True
+        self._view = _View(True, self._recent)
+        return True
+
+
+def _connect(path: Path, *, readonly: bool = False) -> apsw.Connection:
+    state.register_checksums()
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    if readonly:
+        flags = apsw.SQLITE_OPEN_READONLY
+    connection = apsw.Connection(str(path), flags=flags, vfs=state.CHECKSUMS)
+    connection.set_busy_timeout(_BUSY_MS)
+    connection.pragma("synchronous", "NORMAL")
+    connection.pragma("wal_autocheckpoint", 0)
+    connection.pragma("journal_size_limit", 2 * CHECKPOINT_BYTES)
+    connection.pragma("cache_size", -CACHE_BYTES // 1024)
+    connection.pragma("temp_store", "MEMORY")
+    return connection
+
+
+def _checkpoint(path: Path) -> None:
+    """In a thread: what was written moves into the file, and the write-ahead file starts anew."""
+    connection = _connect(path)
+    try:
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+    except apsw.BusyError:
+        pass  # a reader is in the way: the next one does it
+    finally:
+        connection.close()

@@ -1,0 +1,65 @@
+"""Requests that look at what is kept: retention rules, dead letters, replays."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from cluster.errors import Rejected
+from cluster.server.arguments import count, is_linearizable, shaped, text
+from cluster.server.node import Read, ServedNode
+from pubsub import dead_letters, replays, retention
+from pubsub.group_tables import unknown_group
+from pubsub.limits import READ_ROWS_MAX
+from pubsub.rejection import Rejection
+
+if TYPE_CHECKING:
+    from cluster.server.connection import Connection
+    from cluster.server.server import Server
+
+
+def list_rules(server: Server, connection: Connection, request_id: int, args: list[Any]) -> None:
+    """`retention.list [level]` -> maps, in the order in which the rules are asked."""
+    connection.read(Read(request_id, _rules, True), is_linearizable(args, 0))
+
+
+def list_letters(server: Server, connection: Connection, request_id: int, args: list[Any]) -> None:
+    """`dlq.list [group, after, limit, level]` -> maps, by revision."""
+    group, after, limit = shaped(args, 1, text, count, count)
+    page = partial(_letters, group, after or 0, min(limit or READ_ROWS_MAX, READ_ROWS_MAX))
+    connection.read(Read(request_id, page, True), is_linearizable(args, 3))
+
+
+def show_letter(server: Server, connection: Connection, request_id: int, args: list[Any]) -> None:
+    """`dlq.show [group, revision, level]` -> a map with the letter's event."""
+    group, revision = shaped(args, 2, text, count)
+    connection.read(
+        Read(request_id, partial(_letter, group, revision), True), is_linearizable(args, 2)
+    )
+
+
+def list_replays(server: Server, connection: Connection, request_id: int, args: list[Any]) -> None:
+    """`replay.list [level]` -> maps, by id."""
+    connection.read(Read(request_id, _replays, True), is_linearizable(args, 0))
+
+
+def _rules(node: ServedNode) -> object:
+    return retention.listing(node.machine.connection)
+
+
+def _letters(group: str, after: int, limit: int, node: ServedNode) -> object:
+    found = dead_letters.listing(node.machine.connection, group, after, limit)
+    if found is None:
+        raise Rejected.of(unknown_group(group))
+    return found
+
+
+def _letter(group: str, revision: int, node: ServedNode) -> object:
+    found = dead_letters.show(node.machine.connection, group, revision)
+    if isinstance(found, Rejection):
+        raise Rejected.of(found)
+    return found
+
+
+def _replays(node: ServedNode) -> object:
+    return replays.listing(node.machine.connection)

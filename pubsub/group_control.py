@@ -1,0 +1,121 @@
+"""What an operator does to a group that runs: pausing it, and getting it past one event."""
+
+from typing import Any
+
+from pubsub import competing_leases, competing_tables, log
+from pubsub import group_tables as tables
+from pubsub.apply import Apply
+from pubsub.assignment import partition_of
+from pubsub.competing_tables import CompetingGroup
+from pubsub.group_tables import Group, is_count, malformed, unknown_group
+from pubsub.limits import COMPLETIONS_MAX
+from pubsub.rejection import Rejection
+
+
+def pause(apply: Apply, group: Any) -> bool | Rejection:
+    """Hand out nothing of this group until `resume`; returns whether that is new.
+
+    What members have in hand they may finish: nothing is fenced, and nothing is lost.
+    """
+    row = tables.load_group(apply.connection, group)
+    if row is None:
+        return unknown_group(group)
+    apply.connection.execute(
+        "INSERT OR IGNORE INTO group_pauses VALUES(?, ?)", (row.id, apply.wall_ms)
+    )
+    return _has_changed(apply)
+
+
+def resume(apply: Apply, group: Any) -> bool | Rejection:
+    """Go on where the group was paused; returns whether it was."""
+    row = tables.load_group(apply.connection, group)
+    if row is None:
+        return unknown_group(group)
+    apply.connection.execute("DELETE FROM group_pauses WHERE group_id = ?", (row.id,))
+    return _has_changed(apply)
+
+
+def skip(apply: Apply, group: Any, revision: Any) -> bool | Rejection:
+    """Complete one event without handling it; returns False if it was completed before.
+
+    Whoever has it in hand is fenced: of a competing group for this event alone; of a partitioned
+    one for its partition, whose owner begins again at the floor as after a seek.
+    """
+    row = tables.load_group(apply.connection, group)
+    if row is None:
+        return unknown_group(group)
+    if not is_count(revision, 1) or revision > log.last_revision(apply.connection):
+        return malformed("revision: one that is in the log is needed")
+    competing = competing_tables.load(apply, group)
+    if competing is None:
+        return _skip_partitioned(apply, row, revision)
+    return _skip_competing(apply, competing, revision)
+
+
+def _has_changed(apply: Apply) -> bool:
+    has_changed = apply.connection.changes() > 0
+    if has_changed:
+        tables.note_change(apply.connection)
+    return has_changed
+
+
+def _skip_partitioned(apply: Apply, row: Group, revision: int) -> bool | Rejection:
+    connection = apply.connection
+    event = log.event_at(connection, revision)
+    if event is None:
+        return Rejection("compacted", f"event {revision} was removed by retention")
+    number = partition_of(event.topic if event.key is None else event.key, row.partitions)
+    partition = tables.load_partitions(connection, row.id)[number]
+    if revision <= partition.floor:
+        return False
+    skipped = _complete_above(apply, row.id, number, revision)
+    if skipped is not True:
+        return skipped
+    tables.store_partitions(connection, row.id, [partition._replace(token=row.token + 1)])
+    connection.execute(
+        "UPDATE consumer_groups SET token = token + 1, completed = completed + 1 WHERE id = ?",
+        (row.id,),
+    )
+    tables.note_change(connection)
+    return True
+
+
+def _skip_competing(apply: Apply, group: CompetingGroup, revision: int) -> bool | Rejection:
+    if revision > group.cursor:
+        skipped = _complete_above(apply, group.id, 0, revision)
+        if skipped is not True:
+            return skipped
+        group.completed += 1
+    elif not _skip_read(apply, group, revision):
+        return False
+    group.store()
+    return True
+
+
+def _skip_read(apply: Apply, group: CompetingGroup, revision: int) -> bool:
+    """Complete an event up to the cursor; False if it is completed, or never was the group's."""
+    event = competing_leases.take(apply, group, revision)
+    if event is not None:
+        group.complete(event)
+        return True
+    apply.connection.execute(
+        "DELETE FROM competing_keys WHERE group_id = ? AND revision = ?", (group.id, revision)
+    )
+    held = apply.connection.changes()
+    group.held -= held
+    group.completed += held
+    return held > 0
+
+
+def _complete_above(apply: Apply, group_id: int, number: int, revision: int) -> bool | Rejection:
+    """Note a completion above the floor of a partition; False if it stands there already."""
+    execute = apply.connection.execute
+    held = "FROM group_completions WHERE group_id = ? AND partition = ?"
+    if execute(f"SELECT 1 {held} AND revision = ?", (group_id, number, revision)).get:
+        return False
+    if execute(f"SELECT count(*) {held}", (group_id, number)).get >= COMPLETIONS_MAX:
+        return Rejection(
+            "limit_exceeded", f"at most {COMPLETIONS_MAX} completions above a floor are kept"
+        )
+    execute("INSERT INTO group_completions VALUES(?, ?, ?)", (group_id, number, revision))
+    return True
