@@ -289,8 +289,9 @@ class World:
         return leader.node if leader is not None else None
 
     def revision(self) -> int:
-        """The newest that any node has applied."""
-        return max(m.node.machine.revision for m in self.machines.values() if m.node is not None)
+        """The newest that any node has applied; one whose disk is new has no state yet."""
+        nodes = (machine.node for machine in self.machines.values() if machine.has_core)
+        return max((node.machine.revision for node in nodes if node is not None), default=0)
 
     def open_client(
         self, number: int, random: Random, *, first: str | None = None

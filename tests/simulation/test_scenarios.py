@@ -168,3 +168,25 @@ def test_a_leader_whose_clock_runs_twice_as_fast_expires_nothing_early() -> None
         await trio.sleep(4.0)
 
     Scripted(script, "ttl").run()
+
+
+def test_a_run_waits_for_a_node_whose_disk_is_new() -> None:
+    """Until it is added again it has no state, and readers are judged by the others' (found by
+    seed 101845 with five nodes)."""
+
+    async def script(world: World) -> None:
+        machine = world.machines["c"]
+        machine.crash(power=True)
+        await machine.gone()
+        machine.wipe()
+        machine.start()
+        stateless = False
+        for _ in range(500):
+            stateless |= machine.node is not None and not machine.has_core
+            assert world.revision() > 0
+            await trio.sleep(0.001)
+        assert stateless
+        async with world.open_client(901, Random(2)) as client:
+            await Operator(world, Random(1)).replace(client, "c")
+
+    Scripted(script, "subscribers").run()
