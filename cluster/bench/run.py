@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from cluster.bench.latency import Latencies
-from cluster.bench.workload import PREFIX, Plan, Requests
+from cluster.bench.workload import MARK_BYTES, PREFIX, RATE_DEFAULT, TOPIC, Plan, Requests
 from cluster.client import Client
 from cluster.errors import TremulaError
 
@@ -94,9 +94,10 @@ async def run(plan: Plan, open_client: OpenClient, seed: int = 0) -> Result:
 async def _drive(
     plan: Plan, clients: Sequence[Client], requests: Requests, meter: Meter, nursery: trio.Nursery
 ) -> None:
-    if plan.workload == "watch":
-        events = clients[-1].watch(PREFIX)
-        nursery.start_soon(_watch, events, plan, clients, requests, meter)
+    if plan.reads:
+        reader = clients[-1]
+        events = reader.watch(PREFIX) if plan.workload == "watch" else reader.subscribe(TOPIC)
+        nursery.start_soon(_read, events, plan, clients, requests, meter)
     elif plan.rate:
         nursery.start_soon(_open_loop, plan, clients, requests, meter)
     else:
@@ -155,12 +156,13 @@ async def _open_loop(
         await trio.sleep(min(TICK_S, max(0.0, due - perf_counter())))
 
 
-async def _watch(
+async def _read(
     events: Any, plan: Plan, clients: Sequence[Client], requests: Requests, meter: Meter
 ) -> None:
     """Writes at a rate; measured is the time from a write's start until its event arrives."""
     sent: dict[bytes, tuple[float, bool]] = {}  # by the mark that the value begins with
-    interval = 1.0 / (plan.rate or 200.0)
+    interval = 1.0 / (plan.rate or RATE_DEFAULT)
+    marked = requests.marked()
 
     def answered(result: Any) -> None:
         meter.note_error(result)
@@ -170,11 +172,10 @@ async def _watch(
         due = trio.current_time()
         while True:
             number += 1
-            value = number.to_bytes(8, "big") + requests.value[8:]
-            sent[value[:8]] = perf_counter(), meter.on
-            clients[0].request_nowait(
-                "put", [requests.keys[number % plan.keys], value, None, None], answered
-            )
+            mark = number.to_bytes(MARK_BYTES, "big")
+            sent[mark] = perf_counter(), meter.on
+            name, args = marked(mark, number)
+            clients[0].request_nowait(name, args, answered)
             due += interval
             await trio.sleep_until(due)
 
@@ -182,6 +183,6 @@ async def _watch(
         nursery.start_soon(write)
         async for event in events:
             arrived = perf_counter()
-            started, counts = sent.pop(event.data[0][:8], (arrived, False))
+            started, counts = sent.pop(event.data[0][:MARK_BYTES], (arrived, False))
             if counts:
                 meter.latencies.add(arrived - started)

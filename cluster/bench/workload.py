@@ -10,6 +10,17 @@ from cluster.protocol import LINEARIZABLE, LOCAL
 
 PREFIX: Final = "bench/"
 TOPIC: Final = "bench.events"
+MARK_BYTES: Final = 8
+"""Of a value, which tell its reader which write it comes from."""
+CONSUMED: Final = "bench.consumed"
+CONSUMED_KEYS: Final = 512
+CONSUMED_BATCH: Final = 500
+CONSUME: Final = ("partitioned", "competing")
+"""The workloads in which the connections are members of a group and take what is there."""
+READ: Final = ("watch", "deliver")
+"""The workloads that measure how long an event takes to its reader."""
+RATE_DEFAULT: Final = 200.0
+"""Of those, writes a second."""
 
 Request = tuple[str, list[Any]]
 
@@ -27,6 +38,7 @@ class Plan:
     keys: int = 10_000
     local: bool = False
     in_turn: bool = False  # the keys one after the other instead of at random
+    events: int = 30_000  # there to be consumed
     warm_up_s: float = 1.0
     seconds: float = 5.0
 
@@ -38,12 +50,24 @@ class Plan:
             parts.append(f"x{self.batch}")
         if self.local:
             parts.append("local")
+        if self.consumes:
+            return f"consume {self.workload} by {self.connections} members"
         if self.rate:
             parts.append(f"at {self.rate:g}/s")
         else:
             parts.append(f"{self.connections * self.depth} in flight")
         parts.append(f"on {self.connections} connection{'s' if self.connections > 1 else ''}")
         return " ".join(parts)
+
+    @property
+    def consumes(self) -> bool:
+        """Whether members of a group take events, instead of requests that are sent."""
+        return self.workload in CONSUME
+
+    @property
+    def reads(self) -> bool:
+        """Whether it is the way of an event to a reader that is timed."""
+        return self.workload in READ
 
 
 # What a newcomer wants to know first, and what we compare with etcd.
@@ -55,7 +79,11 @@ SUITE: Final = (
     Plan(workload="get"),
     Plan(workload="get", depth=64),
     Plan(workload="publish", depth=64),
-    Plan(workload="watch", rate=200.0),
+    Plan(workload="publish", batch=100, depth=16),
+    Plan(workload="watch", rate=RATE_DEFAULT),
+    Plan(workload="deliver", rate=RATE_DEFAULT),
+    Plan(workload="partitioned", connections=3),
+    Plan(workload="competing", connections=3),
 )
 
 
@@ -76,12 +104,30 @@ class Requests:
         """A function that makes the next request. HOT."""
         return _MAKERS[self.plan.workload](self)
 
+    def marked(self) -> Callable[[bytes, int], Request]:
+        """A function that makes write number n, whose value begins with a mark."""
+        rest, keys = self.value[MARK_BYTES:], self.keys
+        if self.plan.workload == "watch":
+            return lambda mark, n: ("put", [keys[n % len(keys)], mark + rest, None, None])
+        return lambda mark, n: ("publish", [TOPIC, None, mark + rest, None, None])
+
     def preload(self) -> list[Request]:
         """What must be in the store before the measurement."""
+        if self.plan.consumes:
+            return self._events()
         if self.plan.workload != "get":
             return []
         puts = [["put", key, self.value, None, None] for key in self.keys]
         return [("batch", [puts[first : first + 500]]) for first in range(0, len(puts), 500)]
+
+    def _events(self) -> list[Request]:
+        """What the members of a group will take, over enough keys that each gets its share."""
+        events = [
+            [CONSUMED, f"k{number % CONSUMED_KEYS}", self.value, None, None]
+            for number in range(self.plan.events)
+        ]
+        starts = range(0, len(events), CONSUMED_BATCH)
+        return [("publish_batch", [events[at : at + CONSUMED_BATCH]]) for at in starts]
 
 
 def _put(requests: Requests) -> Callable[[], Request]:
@@ -114,5 +160,11 @@ def _chooser(requests: Requests) -> Callable[[], str]:
     return lambda: keys[int(draw() * count)]
 
 
-_MAKERS: Final = {"put": _put, "get": _get, "publish": _publish, "watch": _put}
-WORKLOADS: Final = tuple(_MAKERS)
+_MAKERS: Final = {
+    "put": _put,
+    "get": _get,
+    "publish": _publish,
+    "watch": _put,
+    "deliver": _publish,
+}
+WORKLOADS: Final = (*_MAKERS, *CONSUME)

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster.bench.consume import run_consumers
 from cluster.bench.run import Result, run
-from cluster.bench.workload import SUITE, WORKLOADS, Plan
+from cluster.bench.workload import RATE_DEFAULT, READ, SUITE, WORKLOADS, Plan
 from cluster.cli.members import probe_all
 from cluster.cli.output import Output
 from cluster.cli.session import Cli, online
@@ -42,6 +43,9 @@ async def _bench(
     ] = None,
     value_bytes: Annotated[int, typer.Option("--value-bytes", min=8, max=1 << 20)] = 100,
     keys: Annotated[int, typer.Option("--keys", min=1, max=1_000_000)] = 10_000,
+    events: Annotated[
+        int, typer.Option("--events", min=1, max=1_000_000, help="There to be consumed.")
+    ] = 30_000,
     in_turn: Annotated[
         bool, typer.Option("--in-turn", help="Keys one after the other; default: at random.")
     ] = False,
@@ -52,33 +56,33 @@ async def _bench(
     seconds: Annotated[float, typer.Option("--seconds", min=0.1)] = 5.0,
     warm_up: Annotated[float, typer.Option("--warm-up", min=0.0)] = 1.0,
 ) -> None:
-    """Measure throughput and latency. It writes keys under bench/ and events of bench.events."""
-    if workload is not None and workload not in WORKLOADS:
-        raise typer.BadParameter(f"--workload is one of {', '.join(WORKLOADS)}")
+    """Measure throughput and latency. It writes keys under bench/ and events under bench.*."""
     if to not in ("leader", "followers", "spread"):
         raise typer.BadParameter("--to is leader, followers or spread")
     common: dict[str, Any] = {
         "value_bytes": value_bytes, "keys": keys, "seconds": seconds, "warm_up_s": warm_up,
-        "in_turn": in_turn,
+        "in_turn": in_turn, "events": events,
     }  # fmt: skip
-    plans = [replace(plan, **common) for plan in SUITE]
-    if workload is not None:
-        plan = Plan(
-            workload=workload,
-            connections=connections,
-            depth=depth,
-            batch=batch,
-            rate=rate or (200.0 if workload == "watch" else None),
-            local=local,
-            **common,
-        )
-        plans = [plan]
+    chosen = {"connections": connections, "depth": depth, "batch": batch, "local": local}
+    plans = _plans(workload, common, {**chosen, "rate": rate})
     open_numbered = await _opener(cli, to)
     results: list[Result] = []
     for plan in plans:
         cli.out.note(f"{plan.name} ...")
-        results.append(await run(plan, open_numbered))
+        measure = run_consumers if plan.consumes else run
+        results.append(await measure(plan, open_numbered))
     _show(cli.out, results)
+
+
+def _plans(workload: str | None, common: dict[str, Any], chosen: dict[str, Any]) -> list[Plan]:
+    """The one that was asked for, or the tour: `chosen` is of the one alone."""
+    if workload is None:
+        return [replace(plan, **common) for plan in SUITE]
+    if workload not in WORKLOADS:
+        raise typer.BadParameter(f"--workload is one of {', '.join(WORKLOADS)}")
+    if workload in READ:
+        chosen["rate"] = chosen["rate"] or RATE_DEFAULT
+    return [Plan(workload=workload, **chosen, **common)]
 
 
 async def _opener(cli: Cli, to: str) -> Callable[[int], AbstractAsyncContextManager[Client]]:

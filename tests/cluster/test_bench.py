@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.bench.latency import Latencies, percentile
-from cluster.bench.workload import PREFIX, SUITE, WORKLOADS, Plan, Requests
+from cluster.bench.workload import CONSUME, MARK_BYTES, PREFIX, SUITE, WORKLOADS, Plan, Requests
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50), st.floats(0.1, 100.0))
@@ -32,7 +32,7 @@ def test_summary_has_percentiles_in_milliseconds() -> None:
     assert Latencies().summary_ms() == {}
 
 
-@pytest.mark.parametrize("workload", WORKLOADS)
+@pytest.mark.parametrize("workload", [one for one in WORKLOADS if one not in CONSUME])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_requests_have_the_shape_of_the_protocol(workload: str, batch: int) -> None:
     """Each workload makes its own request, on keys of its own, the same for the same seed."""
@@ -49,12 +49,31 @@ def test_requests_have_the_shape_of_the_protocol(workload: str, batch: int) -> N
         assert args[0].startswith(PREFIX)
 
 
+@pytest.mark.parametrize(("workload", "at"), [("watch", 1), ("deliver", 2)])
+def test_what_a_reader_gets_names_the_write_that_it_comes_from(workload: str, at: int) -> None:
+    """The value begins with the mark of its write and has the size that was asked for."""
+    marked = Requests(Plan(workload=workload, keys=3, value_bytes=20), Random(1)).marked()
+    values = [marked(number.to_bytes(MARK_BYTES, "big"), number)[1][at] for number in range(5)]
+    assert [int.from_bytes(value[:MARK_BYTES], "big") for value in values] == list(range(5))
+    assert {len(value) for value in values} == {20}
+
+
 def test_reads_are_of_keys_that_exist() -> None:
     """Before a get workload runs, all of its keys are written."""
     requests = Requests(Plan(workload="get", keys=1200), Random(1))
     written = [put[1] for _, (puts,) in requests.preload() for put in puts]
     assert written == requests.keys
     assert Requests(Plan(workload="put"), Random(1)).preload() == []
+
+
+def test_what_is_consumed_is_published_before() -> None:
+    """So many events as were asked for, in batches, over more keys than a group has members."""
+    requests = Requests(Plan(workload="competing", events=1_201, value_bytes=20), Random(1))
+    batches = requests.preload()
+    assert [name for name, _ in batches] == ["publish_batch"] * 3
+    events = [event for _, (items,) in batches for event in items]
+    assert len(events) == 1_201
+    assert len({event[1] for event in events}) > 100
 
 
 def test_plans_have_names_that_tell_them_apart() -> None:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import re
 import selectors
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import cycle, islice
 
 from tests.peers import etcd_messages as etcd
 from tests.peers.grpc_wire import CallFailed, GrpcConnection
+from tests.peers.rows import Measured
 
 DRAIN_S = 5.0
 VALUE = b"v" * 100
@@ -28,26 +27,6 @@ FAILOVER_MAX_S = 30.0
 
 Call = tuple[bytes, bytes]
 """Path and message of one unary call."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """What one run of one workload gave. Latencies in seconds, one per call, sorted."""
-
-    calls: int
-    failed: int
-    seconds: float
-    latencies: Sequence[float]
-
-    def percentile_ms(self, percent: float) -> float:
-        if not self.latencies:
-            return float("nan")
-        position = min(int(len(self.latencies) * percent / 100), len(self.latencies) - 1)
-        return self.latencies[position] * 1000
-
-    @property
-    def median_ms(self) -> float:
-        return statistics.median(self.latencies) * 1000 if self.latencies else float("nan")
 
 
 def puts(keys: int) -> Iterator[Call]:
