@@ -14,6 +14,7 @@ May not: be in the way of a tick, or be needed for an answer.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -35,6 +36,7 @@ from pubsub.limits import INDEX_LAG_EVENTS_MAX, READ_BYTES_MAX
 LOOK_EVERY_S: Final = 0.1  # while events come: they are taken together
 PAUSE_S: Final = 0.001  # between two slices
 BUSY_LATE_S: Final = 0.002  # who is woken so much too late shares the loop with others
+BUSY_EVENTS: Final = 200  # in LOOK_EVERY_S: more than that, and the write path needs the time
 RETRY_S: Final = 5.0  # after the disk refused
 SLICE_EVENTS: Final = 256
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024  # written since the last one
@@ -133,6 +135,8 @@ class EventIndex:
         self._trimmed_to = 0
         self._written_bytes = 0
         self._is_told = False
+        self._looked_at = -inf
+        self._looked_revision = 0
         self._news = trio.Event()
 
     # --- for the node ---
@@ -264,13 +268,24 @@ class EventIndex:
             started = trio.current_time()
             await trio.sleep(PAUSE_S)
             late_s = trio.current_time() - started - PAUSE_S
-            if late_s > BUSY_LATE_S and self.lag <= INDEX_LAG_EVENTS_MAX:
+            is_busy = late_s > BUSY_LATE_S or self._writes_are_busy()
+            if is_busy and self.lag <= INDEX_LAG_EVENTS_MAX:
                 await trio.sleep(LOOK_EVERY_S)
                 continue
             self._step()
             if self._written_bytes >= CHECKPOINT_BYTES:
                 self._written_bytes = 0
                 await self._blocking(_checkpoint, self.path)
+
+    def _writes_are_busy(self) -> bool:
+        """Whether many events came since the last look: then what is indexed now slows the next."""
+        now = trio.current_time()
+        if now - self._looked_at < LOOK_EVERY_S:
+            return False
+        revision = self._log.revision
+        came, self._looked_revision = revision - self._looked_revision, revision
+        elapsed, self._looked_at = now - self._looked_at, now
+        return came > BUSY_EVENTS * elapsed / LOOK_EVERY_S
 
     def _has_work(self) -> bool:
         if self._distrusted is not None:

@@ -77,24 +77,50 @@ def publish_batch(apply: Entry, items: Any) -> list[Any] | Rejection:
         return Rejection(
             "limit_exceeded", f"publish_batch: at most {PUBLISH_BATCH_EVENTS_MAX} events"
         )
+    if _are_plain(items):
+        return _publish_plain(apply, items)
     item_problem = publish_item_problem if apply.version > 1 else publish_item_problem_v1
-    plain = True
     for item in items:
         problem = item_problem(item)
         if problem is not None:
             return problem
-        if len(item) > 5 and item[5] is not None:
-            plain = False
-    if not plain:
-        conditional = any(is_conditional(item) for item in items)
-        return (
-            apply.atomically(lambda: _publish_some(apply, items))
-            if conditional
-            else _publish_some(apply, items)
-        )
-    first = apply.revision + 1
+    if any(is_conditional(item) for item in items):
+        return apply.atomically(lambda: _publish_some(apply, items))
+    return _publish_some(apply, items)
+
+
+def _are_plain(items: list[Any]) -> bool:
+    """Whether these are valid events of the commonest shape: five arguments, the last two nil, and
+    runs of one topic. Looked at in one loop it costs a third of what each event costs alone. HOT.
+    """
+    known = ""  # a topic that is valid
     for item in items:
-        publish(apply, *item)
+        if item.__class__ is not list or len(item) != 5:
+            return False
+        topic, key, payload, content_type, headers = item
+        if topic != known:
+            if publish_problem(topic, None, b"", None, None) is not None:
+                return False
+            known = topic
+        if (
+            payload.__class__ is not bytes
+            or len(payload) > PAYLOAD_BYTES_MAX
+            or content_type is not None
+            or headers is not None
+            or not (key is None or (key.__class__ is str and 0 < len(key) * 4 <= KEY_BYTES_MAX))
+        ):
+            return False
+    return True
+
+
+def _publish_plain(apply: Entry, items: list[Any]) -> list[Any]:
+    first = apply.revision + 1
+    apply.emit_all(
+        ((topic, key, (payload, None, None)) for topic, key, payload, _, _ in items), apply.meta
+    )
+    published = apply.published
+    for revision, item in enumerate(items, first):
+        published[item[0]] = revision
     return [first, len(items)]
 
 
