@@ -84,9 +84,12 @@ def publish_batch(apply: Entry, items: Any) -> list[Any] | Rejection:
         problem = item_problem(item)
         if problem is not None:
             return problem
-    if any(is_conditional(item) for item in items):
-        return apply.atomically(lambda: _publish_some(apply, items))
-    return _publish_some(apply, items)
+    conditional = any(is_conditional(item) for item in items)
+    return (
+        apply.atomically(lambda: _publish_some(apply, items))
+        if conditional
+        else _publish_some(apply, items)
+    )
 
 
 def _are_plain(items: list[Any]) -> bool:
