@@ -159,8 +159,8 @@ def a_resumed_reader_misses_an_event(patch: pytest.MonkeyPatch) -> None:
     """A subscription that does not start at the beginning starts one event late."""
     begin = Subscription.__init__
 
-    def late(self: Subscription, pattern: Any, from_revision: int, credits: int = 0) -> None:
-        begin(self, pattern, from_revision + (from_revision > 1), credits)
+    def late(self: Subscription, pattern: Any, from_revision: int, *more: Any) -> None:
+        begin(self, pattern, from_revision + (from_revision > 1), *more)
 
     patch.setattr(Subscription, "__init__", late)
 
