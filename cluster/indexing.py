@@ -26,12 +26,13 @@ from cluster.blocking import Blocking
 from cluster.corruption import CorruptState, storage_error
 from cluster.logs import NodeLog
 from cluster.storage import Storage
-from pubsub import event_index, event_query, log
-from pubsub.event_merge import Merger
-from pubsub.event_query import Source
-from pubsub.event_terms import Recent
+from pubsub import log
 from pubsub.events import Event
 from pubsub.limits import INDEX_LAG_EVENTS_MAX, READ_BYTES_MAX
+from pubsub.store import event_index, event_query
+from pubsub.store.event_merge import Merger
+from pubsub.store.event_query import Source
+from pubsub.store.event_terms import Recent
 
 LOOK_EVERY_S: Final = 0.1  # while events come: they are taken together
 PAUSE_S: Final = 0.001  # between two slices

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from cluster.entry import Entry
 from cluster.publishing import publish_problem
-from pubsub import dead_letters
+from pubsub.consumer_groups import dead_letters
 from pubsub.rejection import Rejection
 
 _ANY_TOPIC: Final = "t"  # an edit changes neither topic nor key

@@ -37,7 +37,7 @@ from cluster.operations import (
 )
 from cluster.registry import OPERATIONS, Operation, by_version
 from cluster.sessions import NEW, Sessions
-from pubsub import log, topic_tails
+from pubsub import log
 from pubsub.events import (
     CLUSTER_LEADER_ELECTED,
     CLUSTER_MEMBERSHIP_CHANGED,
@@ -45,6 +45,7 @@ from pubsub.events import (
     CLUSTER_NODE_REMOVED,
 )
 from pubsub.limits import NAME_BYTES_MAX
+from pubsub.publishing import topic_tails
 from pubsub.rejection import Rejection
 
 DIGEST_BYTES: Final = 32

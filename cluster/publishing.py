@@ -17,7 +17,6 @@ from cluster.limits import (
     PUBLISH_BATCH_EVENTS_MAX,
 )
 from cluster.operations import is_count, is_text
-from pubsub import delayed, message_ids
 from pubsub.limits import (
     DELAY_MS_MAX,
     MESSAGE_ID_BYTES_MAX,
@@ -25,8 +24,9 @@ from pubsub.limits import (
     SEGMENT_BYTES_MAX,
     TOPIC_SEGMENTS_MAX,
 )
+from pubsub.publishing import delayed, message_ids
+from pubsub.publishing.topic_tails import last_revision
 from pubsub.rejection import Rejection
-from pubsub.topic_tails import last_revision
 from pubsub.topics import is_reserved, validate_topic
 
 _TOPICS_REMEMBERED: Final = 4_096

@@ -13,17 +13,10 @@ from typing import Any, Final, NamedTuple
 from cluster import kv, letters, publishing, transactions
 from cluster.operations import VERSION
 from hooks.trigger import trigger
-from pubsub import (
-    competing,
-    dead_letters,
-    delayed,
-    groups,
-    membership,
-    message_ids,
-    replays,
-    retention,
-)
-from pubsub.checkpoint import checkpoint
+from pubsub import groups, retention
+from pubsub.consumer_groups import competing, dead_letters, membership, replays
+from pubsub.consumer_groups.checkpoint import checkpoint
+from pubsub.publishing import delayed, message_ids
 
 
 class Operation(NamedTuple):

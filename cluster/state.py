@@ -19,7 +19,8 @@ import msgpack
 
 from cluster import kv, sessions
 from cluster.corruption import CorruptState, UnsupportedState, storage_error
-from pubsub import delayed, groups, log, message_ids, retention, topic_tails
+from pubsub import groups, log, retention
+from pubsub.publishing import delayed, message_ids, topic_tails
 
 FORMAT: Final = 2
 APPLICATION_ID: Final = 0x5452454D  # "TREM": what `file` and SQLite's own tools show

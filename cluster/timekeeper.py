@@ -12,12 +12,14 @@ import trio
 from cluster import kv, operations, sessions
 from cluster.errors import TremulaError
 from cluster.machine import Machine
-from pubsub import competing, delayed, membership, message_ids, replays, retention
+from pubsub import retention
+from pubsub.consumer_groups import competing, membership, replays
 from pubsub.limits import (
     DELAYED_PUBLISHED_MAX,
     REPLAY_STEP_EVENTS_MAX,
     RETENTION_SLICE_BATCHES_MAX,
 )
+from pubsub.publishing import delayed, message_ids
 
 LOOK_EVERY_S = 0.2
 EXPIRED_KEYS_PER_PROPOSAL = 1000

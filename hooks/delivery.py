@@ -4,8 +4,8 @@ They differ for a triggered event and for one that is handed out again. To trigg
 itself something that happened, so it is an event of its own (`TRIGGER_TOPIC`) that carries the
 topic it imitates: the log never says that a key was written when it was not. Handlers get it
 under the imitated topic, marked. In the same way an event that a group gets again, by a replay or a
-redrive, is a fact of its own that names the group (`pubsub.addressing`): its handler gets
-the original, marked.
+redrive, is a fact of its own that names the group (`pubsub.consumer_groups.addressing`): its
+handler gets the original, marked.
 """
 
 import json
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from hooks import publisher
-from pubsub.addressing import resolve
+from pubsub.consumer_groups.addressing import resolve
 from pubsub.events import Event
 
 TRIGGER_TOPIC: Final = "hooks.hook.triggered"

@@ -26,7 +26,7 @@ from hooks.progress import Checkpoint, Progress
 from hooks.session import MemberSession
 from hooks.work import HandlerWork
 from pubsub import groups
-from pubsub.addressing import ADDRESSED, recipient
+from pubsub.consumer_groups.addressing import ADDRESSED, recipient
 from pubsub.events import Event
 from pubsub.groups import Assignment
 from pubsub.log import has_gap

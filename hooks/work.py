@@ -22,7 +22,7 @@ from hooks.limits import HookLimits
 from hooks.metrics import HandlerMetrics
 from hooks.partition import Item, PartitionWork, State
 from hooks.retry import backoff_ms, is_last
-from pubsub.assignment import partition_of
+from pubsub.consumer_groups.assignment import partition_of
 from pubsub.groups import Assignment
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import apsw
 import msgpack
 
+from pubsub.consumer_groups.outlines import Outlines
 from pubsub.events import Meta
-from pubsub.outlines import Outlines
 from pubsub.rejection import Rejection
 
 Run = Callable[[str, Any], Any]

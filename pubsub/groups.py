@@ -11,16 +11,22 @@ from typing import Any, Final, NamedTuple
 
 import apsw
 
-from pubsub import competing_tables, group_settings, letter_copies, log, membership, replays
-from pubsub import group_tables as tables
+from pubsub import log
 from pubsub.apply import Apply
-from pubsub.assignment import Partition
-from pubsub.checkpoint import checkpoint
-from pubsub.group_control import pause, resume, skip
-from pubsub.group_settings import Settings, protected_floors
-from pubsub.group_tables import Group, is_count, malformed, unknown_group
-from pubsub.limits import GROUPS_MAX, LETTERS_WRITTEN_MAX, PARTITIONS_MAX, READ_ROWS_MAX
-from pubsub.membership import (
+from pubsub.consumer_groups import (
+    competing_tables,
+    group_settings,
+    letter_copies,
+    membership,
+    replays,
+)
+from pubsub.consumer_groups import group_tables as tables
+from pubsub.consumer_groups.assignment import Partition
+from pubsub.consumer_groups.checkpoint import checkpoint
+from pubsub.consumer_groups.group_control import pause, resume, skip
+from pubsub.consumer_groups.group_settings import Settings, protected_floors
+from pubsub.consumer_groups.group_tables import Group, is_count, malformed, unknown_group
+from pubsub.consumer_groups.membership import (
     expire,
     join,
     keepalive,
@@ -29,6 +35,7 @@ from pubsub.membership import (
     next_rebalance,
     rebalance,
 )
+from pubsub.limits import GROUPS_MAX, LETTERS_WRITTEN_MAX, PARTITIONS_MAX, READ_ROWS_MAX
 from pubsub.rejection import Rejection
 from pubsub.retention_rules import compacted
 from pubsub.topics import validate_name, validate_pattern

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import apsw
 
 from pubsub import log
-from pubsub.addressing import ADDRESSED
 from pubsub.apply import Apply
+from pubsub.consumer_groups.addressing import ADDRESSED
+from pubsub.consumer_groups.group_tables import is_count, malformed
 from pubsub.events import SYSTEM_RETENTION_CAPPED
-from pubsub.group_tables import is_count, malformed
 from pubsub.limits import (
     RETENTION_SLICE_BATCHES_MAX,
     RETENTION_SLICE_BYTES_MAX,

@@ -15,10 +15,10 @@ from typing import Any, Final, NamedTuple
 import apsw
 import msgpack
 
-from pubsub.addressing import ADDRESSED
 from pubsub.apply import Apply
-from pubsub.group_settings import protected_floors
-from pubsub.group_tables import is_count, malformed
+from pubsub.consumer_groups.addressing import ADDRESSED
+from pubsub.consumer_groups.group_settings import protected_floors
+from pubsub.consumer_groups.group_tables import is_count, malformed
 from pubsub.limits import OVERLAPS_REMEMBERED_MAX, RETENTION_RULES_MAX, RETENTION_TRIMS_MAX
 from pubsub.log import Compacted
 from pubsub.rejection import Rejection

@@ -16,8 +16,8 @@ from cluster.cli.start import parse_time
 from cluster.client import Client, EventFilter
 from cluster.protocol import LINEARIZABLE, LOCAL
 from hooks.publisher import cloud_event
-from pubsub import trace
 from pubsub.events import Identifier
+from pubsub.store import trace
 
 LISTED_DEFAULT = 20
 

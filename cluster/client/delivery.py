@@ -14,7 +14,7 @@ import msgpack
 import trio
 
 from cluster.errors import LimitExceeded, TremulaError
-from pubsub.cursor import Verdict
+from pubsub.consumer_groups.cursor import Verdict
 from pubsub.events import Event
 from pubsub.limits import EFFECT_OPERATIONS_MAX, ERROR_BYTES_MAX
 

@@ -104,7 +104,7 @@ class EventStore:
     ) -> tuple[list[Event], bool]:
         """All events of a correlation, oldest first, and whether there may be more.
 
-        `pubsub.trace.tree` shows what caused what.
+        `pubsub.store.trace.tree` shows what caused what.
         """
         args = [correlation_id, limit, level]
         rows, more = await self.request("events.trace", args, timeout_ms=timeout_ms)

@@ -1,9 +1,10 @@
 """What a member of a partitioned group has in hand: deliveries, cursors, checkpoints.
 
-The node streams what belongs to the partitions that the member owns; cursors (pubsub/cursor.py)
-turn acks into floors and completions; one checkpoint is under way at a time, and what is settled
-meanwhile goes with the next. A new link begins at the confirmed floors: what is in hand comes again
-and is dropped here, so the user gets nothing twice from one consumer.
+The node streams what belongs to the partitions that the member owns; cursors
+(pubsub/consumer_groups/cursor.py) turn acks into floors and completions; one checkpoint is under
+way at a time, and what is settled meanwhile goes with the next. A new link begins at the confirmed
+floors: what is in hand comes again and is dropped here, so the user gets nothing twice from one
+consumer.
 
 A partition that is to be released hands out nothing more: what is in hand is waited for, and the
 checkpoint that settles the last of it gives the partition up.
@@ -35,13 +36,16 @@ from cluster.errors import (
     TremulaError,
     from_wire,
 )
-from pubsub.consumption import ASSIGNED, RELEASING
-from pubsub.cursor import Budget, Cursor, Row, Verdict
+from pubsub.consumer_groups.consumption import ASSIGNED, RELEASING
+from pubsub.consumer_groups.cursor import Budget, Cursor, Row, Verdict
 
 LINGER_S: Final = 0.05
 """An ack that nobody waits for may wait so long for company: it is what a crash hands out again."""
 CHECKPOINT_EVENTS: Final = 1_000
 """With so many settled a checkpoint goes at once."""
+UNCONFIRMED_MAX: Final = 8_192
+"""With so many settled that the cluster has not confirmed nothing more is handed out: without a
+majority a node goes on sending what it has, and a crash of the program repeats all of it."""
 CHECKPOINT_BYTES_MAX: Final = 2 * 1024 * 1024
 FLOORS_EVERY_S: Final = 5.0
 """Floors that moved over events of others are written so often: retention waits for them."""
@@ -67,6 +71,7 @@ class PartitionedIntake:
         self._mentioned: dict[int, None] | None = None  # until a new link has told all that is held
         self._waiters: dict[tuple[Cursor, int], Waiter] = {}
         self._settled = 0  # events that wait for a checkpoint
+        self._room = UNCONFIRMED_MAX  # for them, beside the checkpoint that is under way
         self._settled_at = inf
         self._floors_at = trio.current_time() + FLOORS_EVERY_S
         self._ahead = True
@@ -108,7 +113,7 @@ class PartitionedIntake:
 
     def next_nowait(self) -> Delivery | None:
         """What to hand out next. HOT."""
-        while self.ready:
+        while self.ready and self._settled < self._room:
             delivery = self.ready.popleft()
             if self._blocked and self._is_behind(delivery):
                 continue
@@ -308,6 +313,7 @@ class PartitionedIntake:
         self._released.pop(cursor, None)
         self._let_go(cursor, forget=False)
         self._settled -= len(cursor.settled)
+        self._host.tell_news()
         self._free(len(cursor.open))
         sent = cursor.sent.revisions if cursor.sent is not None else {}
         for key in [key for key in self._waiters if key[0] is cursor and key[1] not in sent]:
@@ -408,7 +414,9 @@ class PartitionedIntake:
                 await trio.sleep(REFUSED_PAUSE_S)
             self._host.tell_news()
             return
-        self._settled -= sum(len(row.revisions) for row in rows.values())
+        under_way = sum(len(row.revisions) for row in rows.values())
+        self._settled -= under_way
+        self._room = UNCONFIRMED_MAX - under_way
         self._settled_at = now
         arguments = [
             self._host.group,
@@ -419,6 +427,7 @@ class PartitionedIntake:
         self._settling = True
         answer, is_certain = await self._host.submit("group.checkpoint", arguments)
         self._settling = False
+        self._room = UNCONFIRMED_MAX
         if isinstance(answer, TremulaError):
             await self._refused(rows, answer, is_certain)
             return
@@ -434,7 +443,7 @@ class PartitionedIntake:
             if self._waiters:
                 for revision in row.revisions:
                     self._tell(cursor, revision, refused.get((cursor.number, revision)))
-        if not self._settled:
+        if self.ready or not self._settled:
             self._host.tell_news()
 
     async def _refused(

@@ -4,7 +4,7 @@
 barrier: the node's state is then at least as new as all that the member was told before, by
 whichever node, so that what it does not mention is no longer the member's.
 
-May not: decide what a member gets (pubsub/consumption.py does).
+May not: decide what a member gets (pubsub/consumer_groups/consumption.py does).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cluster.server.arguments import count, is_linearizable, shaped, text
 from cluster.server.node import Read, ServedNode
 from cluster.server.streams import Stream, Streams
 from pubsub import groups
-from pubsub.consumption import Consumption
+from pubsub.consumer_groups.consumption import Consumption
 from pubsub.limits import CREDITS_MAX, READ_ROWS_MAX
 from pubsub.rejection import Rejection
 from pubsub.topics import closest

@@ -17,14 +17,15 @@ import apsw
 from cluster.errors import Malformed
 from cluster.server.arguments import boolean, count, is_linearizable, shaped, text
 from cluster.server.node import Read, ServedNode
-from pubsub import event_query, log
-from pubsub.event_query import Filter, Source
+from pubsub import log
 from pubsub.limits import (
     QUERY_EXAMINED_MAX,
     READ_BYTES_MAX,
     TRACE_EVENTS_MAX,
     TRACE_EXAMINED_MAX,
 )
+from pubsub.store import event_query
+from pubsub.store.event_query import Filter, Source
 from pubsub.topics import Pattern, closest, validate_pattern
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ Fetches of a group are woken in the order in which they came, no more of them th
 events. What another node's members took meanwhile makes an empty answer, and the client asks again:
 under the next number, because the cluster remembers the empty answer of this one.
 
-May not: decide what a member gets (pubsub/competing.py does), or keep an event.
+May not: decide what a member gets (pubsub/consumer_groups/competing.py does), or keep an event.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from cluster.errors import NoLeader, Stopping, TremulaError
 from cluster.operations import pack as pack_operation
 from cluster.server.arguments import count, shaped, text
 from cluster.server.node import ServedNode
-from pubsub import competing
-from pubsub.addressing import ADDRESSED, concerns, resolve
-from pubsub.consumption import read_one
+from pubsub.consumer_groups import competing
+from pubsub.consumer_groups.addressing import ADDRESSED, concerns, resolve
+from pubsub.consumer_groups.consumption import read_one
 from pubsub.events import Event
 from pubsub.limits import BOOKMARK_REVISIONS
 from pubsub.rejection import Rejection

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.server.arguments import count, is_linearizable, shaped, text
 from cluster.server.node import Read, ServedNode
-from pubsub import delayed
 from pubsub.limits import READ_ROWS_MAX
+from pubsub.publishing import delayed
 
 if TYPE_CHECKING:
     from cluster.server.connection import Connection

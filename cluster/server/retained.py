@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from cluster.errors import Rejected
 from cluster.server.arguments import count, is_linearizable, shaped, text
 from cluster.server.node import Read, ServedNode
-from pubsub import dead_letters, replays, retention
-from pubsub.group_tables import unknown_group
+from pubsub import retention
+from pubsub.consumer_groups import dead_letters, replays
+from pubsub.consumer_groups.group_tables import unknown_group
 from pubsub.limits import READ_ROWS_MAX
 from pubsub.rejection import Rejection
 

@@ -20,11 +20,12 @@ from typing import Any
 import msgpack
 
 from cluster import indexing, state
-from pubsub import event_index, event_query, log
-from pubsub.event_merge import Merger
-from pubsub.event_query import Filter
-from pubsub.event_terms import Recent
+from pubsub import log
 from pubsub.limits import QUERY_EXAMINED_MAX, TRACE_EXAMINED_MAX
+from pubsub.store import event_index, event_query
+from pubsub.store.event_merge import Merger
+from pubsub.store.event_query import Filter
+from pubsub.store.event_terms import Recent
 from pubsub.topics import Pattern
 
 PAGE_BYTES_MAX = 2 << 20

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pubsub import delayed
 from pubsub.limits import DELAYED_PUBLISHED_BYTES_MAX
+from pubsub.publishing import delayed
 from pubsub.rejection import Rejection
 from tests.cluster.entries import Driver
 

@@ -15,9 +15,10 @@ from cluster.client import Client
 from cluster.errors import Malformed
 from cluster.indexing import Parts
 from cluster.server import ServerLimits
-from pubsub import event_index, event_query, log
-from pubsub.event_terms import Recent
+from pubsub import log
 from pubsub.events import Event
+from pubsub.store import event_index, event_query
+from pubsub.store.event_terms import Recent
 from tests.cluster.client_cluster import Cluster, client_of, cluster_of, outcome_of
 
 

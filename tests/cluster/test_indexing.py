@@ -18,11 +18,12 @@ from cluster import indexing
 from cluster.blocking import in_thread
 from cluster.indexing import LOOK_EVERY_S, RETRY_S, EventIndex
 from cluster.logs import NodeLog
-from pubsub import event_index, event_query, log
-from pubsub.event_query import Filter, RecentSource, RunSource
-from pubsub.event_terms import RUN_EVENTS, Recent
+from pubsub import log
 from pubsub.events import Event
 from pubsub.limits import INDEX_LAG_EVENTS_MAX
+from pubsub.store import event_index, event_query
+from pubsub.store.event_query import Filter, RecentSource, RunSource
+from pubsub.store.event_terms import RUN_EVENTS, Recent
 from tests.cluster.waiting import until
 
 

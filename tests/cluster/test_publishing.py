@@ -10,7 +10,7 @@ import pytest
 from cluster import operations, state
 from cluster.machine import Machine
 from cluster.operations import REGULAR
-from pubsub import groups, message_ids
+from pubsub import groups
 from pubsub.limits import (
     DELAY_MS_MAX,
     MESSAGE_ID_BYTES_MAX,
@@ -18,6 +18,7 @@ from pubsub.limits import (
     SCHEMA_VERSION_BYTES_MAX,
     TAILS_ADOPTED_EVENTS_MAX,
 )
+from pubsub.publishing import message_ids
 from pubsub.rejection import Rejection
 from tests.cluster.entries import Driver
 

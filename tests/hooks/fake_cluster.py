@@ -14,8 +14,9 @@ import trio
 
 from hooks.ports import Unavailable
 from hooks.trigger import trigger
-from pubsub import dead_letters, events, groups, log, replays, retention
+from pubsub import events, groups, log, retention
 from pubsub.apply import Apply
+from pubsub.consumer_groups import dead_letters, replays
 from pubsub.events import Event
 from pubsub.rejection import Rejection
 from pubsub.retention_rules import CAP, note_trim

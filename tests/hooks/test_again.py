@@ -7,7 +7,7 @@ from trio.testing import MockClock
 from hooks.delivery import Delivery, deliver_again
 from hooks.effects import put
 from hooks.registry import HookContext
-from pubsub.addressing import REDRIVEN, REPLAYED
+from pubsub.consumer_groups.addressing import REDRIVEN, REPLAYED
 from pubsub.events import Event
 from tests.hooks.fleet import a_fleet, at_once
 

@@ -13,7 +13,7 @@ from hooks.partition import Item, State
 from hooks.progress import Progress
 from hooks.work import HandlerWork
 from pubsub import groups, log
-from pubsub.assignment import partition_of
+from pubsub.consumer_groups.assignment import partition_of
 from pubsub.rejection import Rejection
 from tests.hooks.workbench import definition
 from tests.pubsub.small_machine import SmallMachine

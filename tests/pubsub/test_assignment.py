@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pubsub.assignment import Partition, assign, partition_of, rendezvous
+from pubsub.consumer_groups.assignment import Partition, assign, partition_of, rendezvous
 
 MEMBERS = ("a", "b", "c")
 owners = st.none() | st.sampled_from(MEMBERS)

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from pubsub import competing, groups, limits
+from pubsub import groups, limits
+from pubsub.consumer_groups import competing
 from pubsub.events import GROUP_EVENT_REPLAYED
 from pubsub.rejection import Rejection
 from tests.pubsub.small_machine import SmallMachine
@@ -272,7 +273,7 @@ def test_effects_are_caused_by_the_event_that_is_acked() -> None:
 
 def test_a_full_list_of_dead_letters_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What finds no room waits with its error, holds the floor, and is written when there is."""
-    monkeypatch.setattr("pubsub.competing_tables.DEAD_LETTERS_MAX", 1)
+    monkeypatch.setattr("pubsub.consumer_groups.competing_tables.DEAD_LETTERS_MAX", 1)
     machine = make("k", "l")
     fetch(machine)
     settle(machine, (1, 1, "dead", "one"), (2, 1, "dead", "two"))

@@ -14,8 +14,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pubsub import competing, competing_tables, groups
-from pubsub.outlines import Outlines
+from pubsub import groups
+from pubsub.consumer_groups import competing, competing_tables
+from pubsub.consumer_groups.outlines import Outlines
 from pubsub.rejection import Rejection
 from tests.pubsub.small_machine import SmallMachine
 

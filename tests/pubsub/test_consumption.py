@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pubsub import groups, limits, log
-from pubsub.assignment import partition_of
-from pubsub.consumption import Consumption, Sent
+from pubsub.consumer_groups.assignment import partition_of
+from pubsub.consumer_groups.consumption import Consumption, Sent
 from pubsub.events import Event
 from pubsub.log import Compacted
 from tests.pubsub.small_machine import SmallMachine

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pubsub import groups
-from pubsub.consumption import ASSIGNED, RELEASING, Consumption
-from pubsub.cursor import Budget, Cursor
+from pubsub.consumer_groups.consumption import ASSIGNED, RELEASING, Consumption
+from pubsub.consumer_groups.cursor import Budget, Cursor
 from pubsub.rejection import Rejection
 from tests.pubsub.small_machine import SmallMachine
 from tests.pubsub.test_consumption import Source

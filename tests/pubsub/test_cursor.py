@@ -14,7 +14,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from pubsub.cursor import Budget, Cursor, Verdict
+from pubsub.consumer_groups.cursor import Budget, Cursor, Verdict
 from pubsub.limits import COMPLETIONS_MAX
 
 ROOMY = 1 << 20

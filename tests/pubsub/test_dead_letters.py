@@ -4,18 +4,9 @@ from typing import Any
 
 import pytest
 
-from pubsub import (
-    addressing,
-    checkpoint,
-    dead_letters,
-    groups,
-    letter_copies,
-    limits,
-    log,
-    membership,
-    retention,
-)
+from pubsub import groups, limits, log, retention
 from pubsub.apply import Apply
+from pubsub.consumer_groups import addressing, checkpoint, dead_letters, letter_copies, membership
 from pubsub.events import Event
 from pubsub.rejection import Rejection
 from pubsub.topics import Pattern

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pubsub import event_index, event_merge, event_query, event_terms, log
-from pubsub.event_merge import Merger
-from pubsub.event_query import Filter, Source
-from pubsub.event_terms import Recent
+from pubsub import log
 from pubsub.events import Event
+from pubsub.store import event_index, event_merge, event_query, event_terms
+from pubsub.store.event_merge import Merger
+from pubsub.store.event_query import Filter, Source
+from pubsub.store.event_terms import Recent
 from pubsub.topics import Pattern
 
 HIGHEST = 1 << 62

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 
 from pubsub import groups
-from pubsub.assignment import assign
+from pubsub.consumer_groups.assignment import assign
 from tests.pubsub.small_machine import SmallMachine
 from tests.pubsub.test_assignment import groups as assignments
 

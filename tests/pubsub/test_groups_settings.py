@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from pubsub import competing, groups, limits
-from pubsub.assignment import partition_of
+from pubsub import groups, limits
+from pubsub.consumer_groups import competing
+from pubsub.consumer_groups.assignment import partition_of
 from pubsub.groups import Assignment
 from pubsub.rejection import Rejection
 from tests.pubsub.small_machine import SmallMachine

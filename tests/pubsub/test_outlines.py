@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pubsub import limits, log, outlines
-from pubsub.addressing import recipient
+from pubsub import limits, log
+from pubsub.consumer_groups import outlines
+from pubsub.consumer_groups.addressing import recipient
+from pubsub.consumer_groups.outlines import Outlines, outline
 from pubsub.events import SYSTEM_TOPICS, array_header, decode
-from pubsub.outlines import Outlines, outline
 from tests.pubsub.small_machine import SmallMachine
 
 values = st.recursive(st.none() | st.integers(0, 9) | st.binary(max_size=5), st.lists, max_leaves=5)

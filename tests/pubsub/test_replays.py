@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pubsub import addressing, groups, limits, log, replays, retention
+from pubsub import groups, limits, log, retention
 from pubsub.apply import Apply
+from pubsub.consumer_groups import addressing, replays
 from pubsub.rejection import Rejection
 from tests.pubsub.small_machine import SmallMachine
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pubsub.events import Event
-from pubsub.trace import Branch, lines, tree
+from pubsub.store.trace import Branch, lines, tree
 
 
 def event(revision: int, causation_id: int | str | None = None) -> Event:

@@ -16,11 +16,11 @@ import cluster.machine
 import cluster.node
 import cluster.sessions
 import cluster.storage
-import pubsub.checkpoint
-import pubsub.competing
-import pubsub.competing_leases
-import pubsub.competing_settle
-import pubsub.membership
+import pubsub.consumer_groups.checkpoint
+import pubsub.consumer_groups.competing
+import pubsub.consumer_groups.competing_leases
+import pubsub.consumer_groups.competing_settle
+import pubsub.consumer_groups.membership
 from cluster import kv
 from cluster.raft.clock import ClusterClock
 from cluster.raft.core import Core
@@ -28,8 +28,8 @@ from cluster.raft.sqlite_log import SqliteLog
 from cluster.registry import OPERATIONS
 from hooks.progress import Checkpoint, Progress
 from pubsub.apply import Apply
-from pubsub.assignment import Partition, assign
-from pubsub.competing_tables import CompetingGroup, Pending, unpack_events
+from pubsub.consumer_groups.assignment import Partition, assign
+from pubsub.consumer_groups.competing_tables import CompetingGroup, Pending, unpack_events
 from pubsub.rejection import Rejection
 from pubsub.subscription import Subscription
 from simulation.node.sqlite_disk import NodeDisk
@@ -177,7 +177,7 @@ def cursors_pass_running_handlers(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Progress, "_floor", lambda self, partition: self.work.position_of(partition))
     # and what they return counts all the same: only a handler that never ends is missed
     patch.setattr(
-        pubsub.checkpoint._Stored,
+        pubsub.consumer_groups.checkpoint._Stored,
         "completed",
         lambda self, revision: revision in self.completions,
     )
@@ -185,7 +185,7 @@ def cursors_pass_running_handlers(patch: pytest.MonkeyPatch) -> None:
 
 def generations_are_ignored(patch: pytest.MonkeyPatch) -> None:
     """A checkpoint counts under any token, and whoever owns the partition by now."""
-    refusal = pubsub.checkpoint._refusal
+    refusal = pubsub.consumer_groups.checkpoint._refusal
 
     def lenient(apply: Apply, row: Any, member: Any, progress: Any, stored: Any, units: Any) -> Any:
         forged = {}
@@ -194,7 +194,7 @@ def generations_are_ignored(patch: pytest.MonkeyPatch) -> None:
             forged[number] = each._replace(row=owned)
         return refusal(apply, row, member, progress, forged, units)
 
-    patch.setattr(pubsub.checkpoint, "_refusal", lenient)
+    patch.setattr(pubsub.consumer_groups.checkpoint, "_refusal", lenient)
 
 
 def a_partition_is_skipped(patch: pytest.MonkeyPatch) -> None:
@@ -210,7 +210,7 @@ def a_partition_is_skipped(patch: pytest.MonkeyPatch) -> None:
             after[number] = after[number]._replace(owner=None, next_owner=None)
         return after, token
 
-    patch.setattr(pubsub.membership, "assign", skip)
+    patch.setattr(pubsub.consumer_groups.membership, "assign", skip)
 
 
 # --- groups of clients ---
@@ -229,7 +229,7 @@ def a_partition_has_two_owners(patch: pytest.MonkeyPatch) -> None:
         ]
         return hastened, token
 
-    patch.setattr(pubsub.membership, "assign", hasten)
+    patch.setattr(pubsub.consumer_groups.membership, "assign", hasten)
 
 
 def acks_are_lost(patch: pytest.MonkeyPatch) -> None:
@@ -249,7 +249,7 @@ def leases_do_not_end(patch: pytest.MonkeyPatch) -> None:
 
     expiry = OPERATIONS["lease.expire"]._replace(function=expire)
     patch.setitem(OPERATIONS, "lease.expire", expiry)
-    patch.setattr(pubsub.competing_leases, "expire", expire)
+    patch.setattr(pubsub.consumer_groups.competing_leases, "expire", expire)
 
 
 def any_token_settles(patch: pytest.MonkeyPatch) -> None:
@@ -261,18 +261,18 @@ def any_token_settles(patch: pytest.MonkeyPatch) -> None:
             (self._group.id,),
         ).fetchall()
         return [
-            pubsub.competing_settle._Lease(
+            pubsub.consumer_groups.competing_settle._Lease(
                 identity, deadline_ms, {event.revision: event for event in unpack_events(blob)}
             )
             for identity, deadline_ms, blob in rows
         ]
 
-    patch.setattr(pubsub.competing_settle._Leases, "_load", find)
+    patch.setattr(pubsub.consumer_groups.competing_settle._Leases, "_load", find)
 
 
 def a_fetch_leaves_its_events_to_others(patch: pytest.MonkeyPatch) -> None:
     """The cursor stays before the last event that was leased, which goes out again."""
-    read_on = pubsub.competing._Fetch.read_on
+    read_on = pubsub.consumer_groups.competing._Fetch.read_on
 
     def forgetful(self: Any) -> Any:
         gap = read_on(self)
@@ -280,7 +280,7 @@ def a_fetch_leaves_its_events_to_others(patch: pytest.MonkeyPatch) -> None:
             self._group.cursor = min(self._group.cursor, self.events[-1].revision - 1)
         return gap
 
-    patch.setattr(pubsub.competing._Fetch, "read_on", forgetful)
+    patch.setattr(pubsub.consumer_groups.competing._Fetch, "read_on", forgetful)
 
 
 def keys_are_not_waited_for(patch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from cluster import operations
 from cluster.raft.log import Entry
-from pubsub import competing, groups
+from pubsub import groups
+from pubsub.consumer_groups import competing
 from simulation.node.cursors import Cursors, read_groups, step_of
 from simulation.violation import Violation
 from tests.pubsub.small_machine import SmallMachine

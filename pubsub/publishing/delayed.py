@@ -11,7 +11,7 @@ import apsw
 import msgpack
 
 from pubsub.apply import Apply
-from pubsub.group_tables import is_count, malformed
+from pubsub.consumer_groups.group_tables import is_count, malformed
 from pubsub.limits import (
     DELAYED_BYTES_MAX,
     DELAYED_EVENTS_MAX,

@@ -11,12 +11,12 @@ from typing import Any, Final, NamedTuple
 
 import apsw
 
-from pubsub import group_tables as tables
 from pubsub import log
-from pubsub.addressing import ADDRESSED, meta_of_fact
 from pubsub.apply import Apply
+from pubsub.consumer_groups import group_tables as tables
+from pubsub.consumer_groups.addressing import ADDRESSED, meta_of_fact
+from pubsub.consumer_groups.group_tables import is_count, malformed, unknown_group
 from pubsub.events import GROUP_EVENT_REPLAYED, Event, compress, expand
-from pubsub.group_tables import is_count, malformed, unknown_group
 from pubsub.limits import (
     READ_BYTES_MAX,
     REPLAY_KEY_BYTES_MAX,

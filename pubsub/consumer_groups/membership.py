@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import apsw
 
-from pubsub import competing_leases, group_settings
-from pubsub import group_tables as tables
 from pubsub.apply import Apply
-from pubsub.assignment import Partition, assign
-from pubsub.group_tables import Group, is_count, malformed, unknown_group
+from pubsub.consumer_groups import competing_leases, group_settings
+from pubsub.consumer_groups import group_tables as tables
+from pubsub.consumer_groups.assignment import Partition, assign
+from pubsub.consumer_groups.group_tables import Group, is_count, malformed, unknown_group
 from pubsub.limits import (
     EXPIRE_MEMBERSHIPS_MAX,
     MEMBERS_MAX,

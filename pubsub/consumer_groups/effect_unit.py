@@ -9,8 +9,8 @@ from typing import Any
 
 from pubsub import log
 from pubsub.apply import Apply
+from pubsub.consumer_groups.group_tables import malformed
 from pubsub.events import compress, expand
-from pubsub.group_tables import malformed
 from pubsub.limits import EFFECT_HOPS_MAX, EFFECT_OPERATIONS_MAX
 from pubsub.rejection import Rejection
 

@@ -22,8 +22,8 @@ from typing import Final, NamedTuple
 import apsw
 import msgpack
 
-from pubsub.event_terms import LOW, TOPIC, Recent
 from pubsub.limits import INDEX_RUN_TOPICS_BYTES_MAX, INDEX_RUN_TOPICS_MAX
+from pubsub.store.event_terms import LOW, TOPIC, Recent
 
 FORMAT: Final = 1
 

@@ -10,9 +10,19 @@ from typing import Final
 
 import apsw
 
-from pubsub import event_index
-from pubsub.event_index import DEAD, GROWING, LIVE, Run, append, block_of, bury, new_run, read_block
-from pubsub.event_terms import LOW
+from pubsub.store import event_index
+from pubsub.store.event_index import (
+    DEAD,
+    GROWING,
+    LIVE,
+    Run,
+    append,
+    block_of,
+    bury,
+    new_run,
+    read_block,
+)
+from pubsub.store.event_terms import LOW
 
 # Sixteen runs make one of the next level, twice: of 1,024 events, of 16,384, of 262,144.
 FAN_IN: Final = 16

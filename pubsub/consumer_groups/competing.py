@@ -10,12 +10,13 @@ from typing import Any, Final, NamedTuple
 
 import apsw
 
-from pubsub import competing_tables as tables
 from pubsub.apply import Apply
-from pubsub.competing_leases import expire, next_due
-from pubsub.competing_settle import settle
-from pubsub.competing_tables import CompetingGroup, Pending
-from pubsub.group_tables import is_count, malformed
+from pubsub.consumer_groups import competing_tables as tables
+from pubsub.consumer_groups.competing_leases import expire, next_due
+from pubsub.consumer_groups.competing_settle import settle
+from pubsub.consumer_groups.competing_tables import CompetingGroup, Pending
+from pubsub.consumer_groups.group_tables import is_count, malformed
+from pubsub.consumer_groups.outlines import Outline
 from pubsub.limits import (
     FETCH_EVENTS_MAX,
     FETCH_LOOK_BYTES_MAX,
@@ -26,7 +27,6 @@ from pubsub.limits import (
     WAITING_MAX,
 )
 from pubsub.log import Compacted
-from pubsub.outlines import Outline
 from pubsub.rejection import Rejection
 from pubsub.retention_rules import compacted
 from pubsub.topics import compiled

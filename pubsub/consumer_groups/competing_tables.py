@@ -19,11 +19,11 @@ from typing import Any, Final, NamedTuple
 import apsw
 import msgpack
 
-from pubsub import group_settings
-from pubsub import group_tables as tables
 from pubsub.apply import Apply
-from pubsub.group_settings import Settings
-from pubsub.group_tables import Letter
+from pubsub.consumer_groups import group_settings
+from pubsub.consumer_groups import group_tables as tables
+from pubsub.consumer_groups.group_settings import Settings
+from pubsub.consumer_groups.group_tables import Letter
 from pubsub.limits import DEAD_LETTERS_MAX
 from pubsub.rejection import Rejection
 

@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 import apsw
 
 from pubsub import groups
-from pubsub.addressing import ADDRESSED, concerns, resolve
-from pubsub.assignment import partition_of
+from pubsub.consumer_groups.addressing import ADDRESSED, concerns, resolve
+from pubsub.consumer_groups.assignment import partition_of
 from pubsub.events import Event
 from pubsub.limits import BOOKMARK_REVISIONS, CREDITS_MAX, READ_BYTES_MAX, TOPICS_REMEMBERED_MAX
 from pubsub.rejection import Rejection

@@ -8,12 +8,12 @@ again when the cluster's word on it was lost: what it did is not done twice.
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from pubsub import competing_tables as tables
 from pubsub.apply import Apply
-from pubsub.competing_leases import failed
-from pubsub.competing_tables import CompetingGroup, Pending
-from pubsub.effect_unit import apply_unit
-from pubsub.group_tables import is_count, malformed
+from pubsub.consumer_groups import competing_tables as tables
+from pubsub.consumer_groups.competing_leases import failed
+from pubsub.consumer_groups.competing_tables import CompetingGroup, Pending
+from pubsub.consumer_groups.effect_unit import apply_unit
+from pubsub.consumer_groups.group_tables import is_count, malformed
 from pubsub.limits import (
     CHECKPOINT_EFFECTS_MAX,
     LEASE_MS_MAX,

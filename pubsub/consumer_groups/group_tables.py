@@ -8,9 +8,9 @@ from typing import Final, NamedTuple
 
 import apsw
 
-from pubsub import letter_copies
 from pubsub.apply import Apply
-from pubsub.assignment import Partition
+from pubsub.consumer_groups import letter_copies
+from pubsub.consumer_groups.assignment import Partition
 from pubsub.limits import ERROR_BYTES_MAX, INTEGER_MAX, READ_ROWS_MAX
 from pubsub.rejection import Rejection
 

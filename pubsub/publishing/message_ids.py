@@ -12,7 +12,7 @@ from typing import Final
 import apsw
 
 from pubsub.apply import Apply
-from pubsub.group_tables import is_count, malformed
+from pubsub.consumer_groups.group_tables import is_count, malformed
 from pubsub.limits import MESSAGE_ID_WINDOW_MS, MESSAGE_IDS_FORGOTTEN_MAX
 from pubsub.rejection import Rejection
 

@@ -10,8 +10,8 @@ import apsw
 import msgpack
 
 from pubsub import log
-from pubsub.addressing import rebuilt, resolve
 from pubsub.apply import Apply
+from pubsub.consumer_groups.addressing import rebuilt, resolve
 from pubsub.events import Event, compress
 from pubsub.limits import LETTER_COPIES_BYTES_MAX
 

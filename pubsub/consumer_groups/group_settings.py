@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import apsw
 
-from pubsub.group_tables import is_count, malformed
+from pubsub.consumer_groups.group_tables import is_count, malformed
 from pubsub.limits import (
     BACKOFF_STEPS_MAX,
     COOLDOWN_MS_MAX,

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from pubsub import competing_leases, competing_tables, log
-from pubsub import group_tables as tables
+from pubsub import log
 from pubsub.apply import Apply
-from pubsub.assignment import partition_of
-from pubsub.competing_tables import CompetingGroup
-from pubsub.group_tables import Group, is_count, malformed, unknown_group
+from pubsub.consumer_groups import competing_leases, competing_tables
+from pubsub.consumer_groups import group_tables as tables
+from pubsub.consumer_groups.assignment import partition_of
+from pubsub.consumer_groups.competing_tables import CompetingGroup
+from pubsub.consumer_groups.group_tables import Group, is_count, malformed, unknown_group
 from pubsub.limits import COMPLETIONS_MAX
 from pubsub.rejection import Rejection
 

@@ -10,13 +10,13 @@ from typing import Any, Final
 
 import apsw
 
-from pubsub import group_tables as tables
-from pubsub import letter_copies
-from pubsub.addressing import meta_of_fact, redriven_data
 from pubsub.apply import Apply
+from pubsub.consumer_groups import group_tables as tables
+from pubsub.consumer_groups import letter_copies
+from pubsub.consumer_groups.addressing import meta_of_fact, redriven_data
+from pubsub.consumer_groups.group_tables import is_count, malformed, unknown_group
+from pubsub.consumer_groups.letter_copies import SCHEMA, Copy
 from pubsub.events import GROUP_EVENT_REDRIVEN
-from pubsub.group_tables import is_count, malformed, unknown_group
-from pubsub.letter_copies import SCHEMA, Copy
 from pubsub.limits import LETTER_COPIES_BYTES_MAX, READ_ROWS_MAX, REDRIVE_BYTES_MAX
 from pubsub.rejection import Rejection
 

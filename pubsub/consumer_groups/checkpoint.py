@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from pubsub import group_tables as tables
 from pubsub.apply import Apply
-from pubsub.assignment import Partition
-from pubsub.effect_unit import apply_unit
-from pubsub.group_tables import Group, Letter, is_count, malformed, unknown_group
+from pubsub.consumer_groups import group_tables as tables
+from pubsub.consumer_groups.assignment import Partition
+from pubsub.consumer_groups.effect_unit import apply_unit
+from pubsub.consumer_groups.group_tables import Group, Letter, is_count, malformed, unknown_group
 from pubsub.limits import (
     CHECKPOINT_EFFECTS_MAX,
     COMPLETIONS_MAX,

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import apsw
 
-from pubsub import competing_tables as tables
 from pubsub.apply import Apply
-from pubsub.competing_tables import CompetingGroup, Pending
-from pubsub.group_tables import is_count, malformed
+from pubsub.consumer_groups import competing_tables as tables
+from pubsub.consumer_groups.competing_tables import CompetingGroup, Pending
+from pubsub.consumer_groups.group_tables import is_count, malformed
 from pubsub.limits import LEASES_ENDED_EVENTS_MAX
 from pubsub.rejection import Rejection
 

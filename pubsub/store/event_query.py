@@ -16,11 +16,12 @@ from typing import Final, NamedTuple, Protocol
 
 import apsw
 
-from pubsub import event_index, log
-from pubsub.event_index import Run
-from pubsub.event_terms import ACTOR, CAUSATION, CORRELATION, KEY, TOPIC, Recent, Term
+from pubsub import log
 from pubsub.events import Event, Identifier
 from pubsub.limits import QUERY_TOPICS_MAX, READ_BYTES_MAX
+from pubsub.store import event_index
+from pubsub.store.event_index import Run
+from pubsub.store.event_terms import ACTOR, CAUSATION, CORRELATION, KEY, TOPIC, Recent, Term
 from pubsub.topics import Pattern
 
 _BATCH_MIN, _BATCH_MAX = 16, 1_024  # candidates taken from the index at a time

@@ -1,0 +1,1 @@
+"""The event store: an index beside the log, and the questions that it answers."""
