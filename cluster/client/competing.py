@@ -29,7 +29,7 @@ from cluster.errors import (
     Rejected,
     TremulaError,
 )
-from pubsub.cursor import Verdict
+from pubsub.consumer_groups.cursor import Verdict
 from pubsub.limits import FETCH_EVENTS_MAX, SETTLE_ITEMS_MAX
 
 LINGER_S: Final = 0.02
@@ -80,6 +80,7 @@ class CompetingIntake:
         self._settling = False
         self._under_way: list[Settled] = []
         self._fetching = False
+        self._voided = 0  # how often the session was lost
         self._draining = False
         self._client_id = 0
         self._seq = 0
@@ -102,6 +103,7 @@ class CompetingIntake:
     def void(self) -> None:
         """See `Intake`; of what was settled the cluster knows whether it still counts."""
         self._fetching = False
+        self._voided += 1
         self._ready.clear()
         self._leases.clear()
         self._in_hand = 0
@@ -205,13 +207,17 @@ class CompetingIntake:
                 self._room = trio.Event()
                 await self._room.wait()
                 continue
-            started_at = trio.current_time()
+            started_at, voided = trio.current_time(), self._voided
             answer = await self._fetch()
             if isinstance(answer, TremulaError):
-                self._host.lose_session(answer)
+                if voided == self._voided:  # Else it speaks of the session before.
+                    self._host.lose_session(answer)
                 await trio.sleep(PAUSE_S)
             elif answer is not None and self._fetching:
-                self._take(started_at, *answer)
+                if voided == self._voided:
+                    self._take(started_at, *answer)
+                else:
+                    self._give_back(*answer)
 
     async def _fetch(self) -> Any:
         """The answer to one fetch, definite; None: nothing is known to be leased, ask again."""
@@ -267,6 +273,14 @@ class CompetingIntake:
             self._leases[token] = lease
             self._in_hand += len(lease.held)
         self._host.tell_news()
+
+    def _give_back(self, token: int, deadline_ms: int, items: list[Any], waited_ms: int) -> None:
+        """Handle nothing that was leased in a session that is lost: the answer to a repeated fetch
+        may be older than the new session, and somebody else has the events. What is leased after
+        all goes out again at once; of the rest the cluster refuses to hear."""
+        for _, fields, *_ in items:
+            revision = fields if isinstance(fields, int) else fields[0]
+            self._queue([revision, token, "nack", [0, None]], None, None)
 
     async def _extend_leases(self) -> None:
         """Ask for more time when half of it is over."""
