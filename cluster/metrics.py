@@ -79,6 +79,9 @@ SAMPLED: Mapping[str, Sampled] = {
     ),
     # Event log
     "tremula_log_first_revision": Sampled("gauge", "Oldest revision that retention has left."),
+    "tremula_log_lost_groups": Sampled(
+        "gauge", "Protected groups that lost unread events to the cap and have not caught up."
+    ),
     "tremula_log_subscriptions": Sampled("gauge", "Open subscriptions on this node."),
     "tremula_log_events_delivered_total": Sampled("counter", "Events sent to subscribers."),
     "tremula_event_index_lag_events": Sampled(

@@ -178,7 +178,7 @@ class Node:
             log_entries_max=raft.log_entries_max,
             log_bytes_max=raft.log_bytes_max,
         )
-        timekeeper = Timekeeper(lambda: self.machine, self._clocks, self.propose)
+        timekeeper = Timekeeper(lambda: self.machine, self._clocks, self.propose, self._tell_lost)
         async with trio.open_nursery() as nursery:
             self.storage.run_in(nursery)
             nursery.start_soon(self.engine.run)
@@ -433,6 +433,9 @@ class Node:
         if core is None or not core.ready_to_lead:
             return None
         return core.clock.peek(trio.current_time(), core.members.voters)
+
+    def _tell_lost(self, groups: list[str]) -> None:
+        self.log.error("the cap of the log took events that groups had not read", groups=groups)
 
     def _applied(self, applied: Applied) -> None:
         self.metrics.entry_operations.observe(len(applied.results))

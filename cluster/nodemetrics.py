@@ -12,7 +12,7 @@ from cluster.net import Listener, ListenerStatistics
 from cluster.server.server import ServerStatistics
 from hooks.metrics import HandlerMetrics
 from hooks.runtime import HookRuntime
-from pubsub import log
+from pubsub import log, retention
 
 if TYPE_CHECKING:
     from cluster.node import Node
@@ -54,6 +54,10 @@ def publish_metrics(node: Node, hooks: HookRuntime) -> None:
     sample("tremula_revision", lambda: {(): node.machine.revision})
     sample("tremula_state_bytes", lambda: {(): node.directory.state_path.stat().st_size})
     sample("tremula_log_first_revision", lambda: {(): log.first_revision(node.machine.connection)})
+    sample(
+        "tremula_log_lost_groups",
+        lambda: {(): len(retention.told_losers(node.machine.connection))},
+    )
     sample("tremula_log_subscriptions", lambda: {(): server.statistics().subscriptions})
     sample("tremula_log_events_delivered_total", lambda: {(): server.statistics().events_delivered})
     sample("tremula_event_index_lag_events", lambda: {(): index.lag})

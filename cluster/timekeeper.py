@@ -35,10 +35,14 @@ class Timekeeper:
         machine: Callable[[], Machine],
         clocks: Callable[[], tuple[int, int] | None],
         submit: Callable[[bytes, Callable[[object], None]], None],
+        tell_lost: Callable[[list[str]], None] = lambda groups: None,
     ) -> None:
+        """`tell_lost` hears of groups that lost unread events to the cap of the whole log."""
         self._machine = machine
         self._clocks = clocks
         self._submit = submit
+        self._tell_lost = tell_lost
+        self._lost: list[str] = []
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -77,6 +81,9 @@ class Timekeeper:
             if not retention.is_due(self._machine().connection, wall_ms):
                 return
             await self._propose("retention.trim", [RETENTION_SLICE_BATCHES_MAX])
+            known, self._lost = self._lost, retention.told_losers(self._machine().connection)
+            if lost := [group for group in self._lost if group not in known]:
+                self._tell_lost(lost)
 
     async def _propose(self, name: str, arguments: list[int]) -> None:
         """One at a time: the next look must see what this one did."""

@@ -51,6 +51,7 @@ __all__ = [
     "listing",
     "set_cap",
     "set_rule",
+    "told_losers",
     "trim",
     "trimmed_to",
 ]

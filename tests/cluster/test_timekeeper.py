@@ -27,6 +27,7 @@ class Node:
         self.proposed: list[tuple[str, list[int]]] = []
         self.answer: Callable[[object], object] = lambda result: result
         self.holds = False
+        self.lost: list[list[str]] = []
 
     def clocks(self) -> tuple[int, int] | None:
         return (self.driver.wall_ms, self.driver.elapsed_ms) if self.leads else None
@@ -40,7 +41,7 @@ class Node:
             done(self.answer(result))
 
     def keeper(self) -> Timekeeper:
-        return Timekeeper(lambda: self.driver.machine, self.clocks, self.submit)
+        return Timekeeper(lambda: self.driver.machine, self.clocks, self.submit, self.lost.append)
 
     def names(self) -> list[str]:
         return [name for name, _ in self.proposed]
@@ -216,3 +217,17 @@ async def test_a_replay_goes_on_until_it_is_done(autojump_clock: trio.testing.Mo
     await look(node, 3)
     assert node.names() == ["replay.step"] * 2
     assert [event.data[1] for event in node.driver.events(4)] == [1, 2, 3]
+
+
+async def test_a_group_that_the_cap_outweighs_is_told_of_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Loudly, and not again with every slice."""
+    node = Node()
+    node.driver.do("group.define", "g", "t", 1, "earliest", 1)
+    for _ in range(20):
+        node.driver.do("publish", "t", None, b"x")
+    node.driver.do("retention.cap", 5, None)
+    await look(node, 3)
+    assert node.lost == [["g"]]
+    assert "retention.trim" in node.names()
