@@ -38,6 +38,8 @@ LOOK_EVERY_S: Final = 0.1  # while events come: they are taken together
 PAUSE_S: Final = 0.001  # between two slices
 BUSY_LATE_S: Final = 0.002  # who is woken so much too late shares the loop with others
 BUSY_EVENTS: Final = 200  # in LOOK_EVERY_S: more than that, and the write path needs the time
+BUSY_SHARE: Final = 0.1  # of the loop's time, while entries are applied at all
+LATE_SHARE: Final = 0.25  # the same when the index is more than INDEX_LAG_EVENTS_MAX behind
 RETRY_S: Final = 5.0  # after the disk refused
 SLICE_EVENTS: Final = 256
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024  # written since the last one
@@ -136,6 +138,7 @@ class EventIndex:
         self._trimmed_to = 0
         self._written_bytes = 0
         self._is_told = False
+        self._is_written_to = False  # entries were applied since the last slice
         self._looked_at = -inf
         self._looked_revision = 0
         self._news = trio.Event()
@@ -149,6 +152,7 @@ class EventIndex:
 
     def applied(self) -> None:
         """Entries were applied. HOT."""
+        self._is_written_to = True
         if not self._is_told:
             self._is_told = True
             self._news.set()
@@ -265,15 +269,23 @@ class EventIndex:
         self._news = trio.Event()
         self._is_told = False
         await trio.sleep(LOOK_EVERY_S)
+        pause_s = PAUSE_S
         while self._has_work():
             started = trio.current_time()
-            await trio.sleep(PAUSE_S)
-            late_s = trio.current_time() - started - PAUSE_S
+            await trio.sleep(pause_s)
+            late_s = trio.current_time() - started - pause_s
             is_busy = late_s > BUSY_LATE_S or self._writes_are_busy()
-            if is_busy and self.lag <= INDEX_LAG_EVENTS_MAX:
+            is_late = self.lag > INDEX_LAG_EVENTS_MAX
+            if is_busy and not is_late:
                 await trio.sleep(LOOK_EVERY_S)
                 continue
+            was_written_to, self._is_written_to = self._is_written_to, False
+            started = trio.current_time()
             self._step()
+            pause_s = PAUSE_S
+            if was_written_to:
+                took_s = trio.current_time() - started
+                pause_s = max(PAUSE_S, took_s / (LATE_SHARE if is_late else BUSY_SHARE) - took_s)
             if self._written_bytes >= CHECKPOINT_BYTES:
                 self._written_bytes = 0
                 await self._blocking(_checkpoint, self.path)

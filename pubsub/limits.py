@@ -98,7 +98,7 @@ REPLAY_KEY_BYTES_MAX: Final = 1_024  # as of any key
 
 # The event index and queries of the event store. They bound a node's work and memory; no answer
 # depends on them.
-INDEX_LAG_EVENTS_MAX: Final = 16_384  # the index gives way to other work until it is so far behind
+INDEX_LAG_EVENTS_MAX: Final = 65_536  # the index gives way to writes until it is so far behind
 INDEX_RUN_TOPICS_MAX: Final = 1_024  # listed for a part of the index; with more, wildcards scan
 INDEX_RUN_TOPICS_BYTES_MAX: Final = 64 * 1024  # of that list
 QUERY_TOPICS_MAX: Final = 64  # that one pattern is taken for; a pattern with more goes without

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tests.peers import nats_workloads as workloads
 from tests.peers.nats_cluster import STREAM, SUBJECT, NatsCluster
-from tests.peers.nats_wire import NatsConnection
+from tests.peers.nats_wire import NatsConnection, NatsFailed
 from tests.peers.rows import Row, Workload, measure
 
 WARM_UP_S = 0.5
@@ -17,6 +18,7 @@ DELIVERY_RATE = 200
 CONSUMERS = 3
 EVENTS = 120_000
 """So many are there to be consumed."""
+TRIES, PAUSE_S = 10, 0.5
 
 
 class NatsBench:
@@ -137,12 +139,20 @@ class NatsBench:
             config["durable_name"] = name
         else:
             config["name"] = name
-        with self._connected(self._cluster.leader(), 1) as (connection,):
-            answer = connection.request(
-                f"$JS.API.CONSUMER.CREATE.{STREAM}.{name}.{subject}",
-                {"stream_name": STREAM, "config": config, "action": "create"},
-            )
+        request = {"stream_name": STREAM, "config": config, "action": "create"}
+        answer = self._ask(f"$JS.API.CONSUMER.CREATE.{STREAM}.{name}.{subject}", request)
         return name, int(answer["cluster"]["leader"].removeprefix("m"))
+
+    def _ask(self, subject: str, request: dict[str, Any]) -> Any:
+        """One that was paused until now says for a moment that it is not available."""
+        for _ in range(TRIES - 1):
+            with self._connected(self._cluster.leader(), 1) as (connection,):
+                try:
+                    return connection.request(subject, request)
+                except NatsFailed:
+                    time.sleep(PAUSE_S)
+        with self._connected(self._cluster.leader(), 1) as (connection,):
+            return connection.request(subject, request)
 
     def _delete(self, name: str) -> None:
         with self._connected(self._cluster.leader(), 1) as (connection,):
