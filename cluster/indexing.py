@@ -1,8 +1,8 @@
 """`index.db`: the node's event index, its file, and the task that keeps it up.
 
-The write path knows nothing of it. The task follows the log in slices of about a millisecond, and
-gives way: while the loop has other work it waits, until it is INDEX_LAG_EVENTS_MAX behind.
-Queries look at what is not indexed yet themselves.
+The write path knows nothing of it. The task follows the log in slices of about half a millisecond,
+and gives way: while much is written it waits until it is INDEX_LAG_EVENTS_MAX behind, and while
+anything is written it takes a tenth of the time. Queries look at what is not indexed yet themselves.
 
 The file is derived, so nothing about it stops a node. One that is missing, corrupt, foreign, of
 another format or not of this log is built anew; a disk that refuses is tried again later. Nothing
@@ -39,9 +39,8 @@ PAUSE_S: Final = 0.001  # between two slices
 BUSY_LATE_S: Final = 0.002  # who is woken so much too late shares the loop with others
 BUSY_EVENTS: Final = 200  # in LOOK_EVERY_S: more than that, and the write path needs the time
 BUSY_SHARE: Final = 0.1  # of the loop's time, while entries are applied at all
-LATE_SHARE: Final = 0.25  # the same when the index is more than INDEX_LAG_EVENTS_MAX behind
 RETRY_S: Final = 5.0  # after the disk refused
-SLICE_EVENTS: Final = 256
+SLICE_EVENTS: Final = 96  # half a millisecond: a request that arrives meanwhile waits for it
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024  # written since the last one
 CACHE_BYTES: Final = 4 * 1024 * 1024
 PAGE_BYTES: Final = 4096
@@ -275,8 +274,7 @@ class EventIndex:
             await trio.sleep(pause_s)
             late_s = trio.current_time() - started - pause_s
             is_busy = late_s > BUSY_LATE_S or self._writes_are_busy()
-            is_late = self.lag > INDEX_LAG_EVENTS_MAX
-            if is_busy and not is_late:
+            if is_busy and self.lag <= INDEX_LAG_EVENTS_MAX:
                 await trio.sleep(LOOK_EVERY_S)
                 continue
             was_written_to, self._is_written_to = self._is_written_to, False
@@ -284,8 +282,7 @@ class EventIndex:
             self._step()
             pause_s = PAUSE_S
             if was_written_to:
-                took_s = trio.current_time() - started
-                pause_s = max(PAUSE_S, took_s / (LATE_SHARE if is_late else BUSY_SHARE) - took_s)
+                pause_s = max(PAUSE_S, (trio.current_time() - started) / BUSY_SHARE)
             if self._written_bytes >= CHECKPOINT_BYTES:
                 self._written_bytes = 0
                 await self._blocking(_checkpoint, self.path)
