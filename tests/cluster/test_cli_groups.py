@@ -86,15 +86,24 @@ def test_ctrl_c_leaves_the_group_at_once(cluster: Command, endpoint: str) -> Non
     command = [sys.executable, "-m", "cluster.cli", "group", "consume", "c", "-e", endpoint]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # Who runs the tests in the background has shells that ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        assert process.stdout is not None
-        cluster("pub", "c.a", "one")
-        cluster("pub", "c.a", "two")
-        assert "payload=one" in process.stdout.readline()
-        assert "payload=two" in process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(BOUND_S) == 130
+        try:
+            assert process.stdout is not None
+            cluster("pub", "c.a", "one")
+            cluster("pub", "c.a", "two")
+            assert "payload=one" in process.stdout.readline()
+            assert "payload=two" in process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(BOUND_S) == 130
+        finally:
+            process.kill()
     group = cluster("group", "describe", "c", "--json").json
     assert group["members"] == []
     assert group["completed"] >= 1

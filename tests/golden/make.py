@@ -1,7 +1,8 @@
 """Makes a golden data directory: `python -m tests.golden.make FOLDER`, once per landed format.
 
 A single node with keys that were put, overwritten and deleted, one that expires far away, a
-published event and a client session with remembered results. Never made again: what stands beside
+published event and a client session with remembered results; from format 2 on with groups of both
+modes, a dead letter, a delayed event and a rule of retention. Never made again: what stands beside
 this file was written when its format landed.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import trio
 
+from cluster.client import Client
 from cluster.datadir import LOCK
 from tests.real.processes import RealCluster
 
@@ -31,10 +33,30 @@ async def make(target: Path) -> None:
                     await client.delete(f"key/{number:02}")
                 await client.put("with/ttl", b"for long", ttl_ms=10 * 365 * 86_400_000)
                 await client.publish("orders.created", b"{}", key="order-1")
+                await make_groups(client)
             node = cluster.nodes["a"]
             await cluster.stop("a")
             shutil.copytree(node.data_dir, target)
     (target / LOCK).unlink()
+
+
+async def make_groups(client: Client) -> None:
+    """What format 2 brought."""
+    for number in range(3):
+        await client.publish("jobs.new", b"%d" % number, key="job", message_id=f"job-{number}")
+    await client.publish_later("jobs.later", b"{}", delay_ms=10 * 365 * 86_400_000)
+    await client.request("retention.set", ["jobs.>", 10 * 365 * 86_400_000, None, None])
+    options = {"mode": "competing", "ordered": True}
+    for name, more in (("workers", options), ("readers", {"cooldown_ms": 100})):
+        await client.request("group.define", [name, "jobs.*", 1, "earliest", 1, more])
+        await client.request("group.join", [name, "m", 3_600_000])
+    for verdict, argument in (("ack", None), ("dead", "too heavy")):
+        token, _, items, _ = await client.request("group.fetch", ["workers", "m", 1, 1_000, 0])
+        revision = items[0][1][0]
+        await client.request(
+            "group.settle", ["workers", "m", [[revision, token, verdict, argument]], []]
+        )
+    await client.request("group.fetch", ["workers", "m", 1, 1_000, 0])
 
 
 if __name__ == "__main__":

@@ -9,11 +9,17 @@ import pytest
 
 from cluster import kv
 from cluster.datadir import DataDir
+from cluster.machine import Machine
 from cluster.raft.sqlite_log import SqliteLog
 from cluster.storage import Storage
 from hooks.publisher import payload
-from pubsub import log
+from pubsub import groups, log, retention
+from pubsub.publishing import delayed
 
+CLUSTER_IDS = {
+    "format-1": "2a9f373ae3dddb50f94af873279e6d89",
+    "format-2": "fe698cf7324f94e403aa3e8876b72934",
+}
 FORMATS = sorted(path for path in Path(__file__).parent.glob("format-*") if path.is_dir())
 
 
@@ -23,7 +29,7 @@ def test_a_golden_directory_opens_with_everything_in_it(golden: Path, tmp_path: 
     shutil.copytree(golden, tmp_path / "data")
     directory = DataDir.open(tmp_path / "data", "a", lambda: "another uid")
     assert directory.forgot is None
-    assert directory.identity.cluster_id == "2a9f373ae3dddb50f94af873279e6d89"
+    assert directory.identity.cluster_id == CLUSTER_IDS[golden.name]
     raft_log = SqliteLog.open(directory.log_path)
     storage = Storage(directory, lambda applied: None, applied_index_min=raft_log.first.index)
     machine = storage.machine
@@ -44,9 +50,27 @@ def test_a_golden_directory_opens_with_everything_in_it(golden: Path, tmp_path: 
     assert topics.count("hooks.kv.delete_committed") == 5
     assert topics.count("orders.created") == 1
     assert all(isinstance(payload(event), dict) for event in events)
+    if golden.name != "format-1":
+        check_groups(machine)
     storage.close()
     raft_log.close()
     directory.close()
+
+
+def check_groups(machine: Machine) -> None:
+    """What format 2 brought."""
+    connection = machine.connection
+    workers, readers = (groups.describe(connection, name) for name in ("workers", "readers"))
+    assert workers is not None
+    assert readers is not None
+    assert (workers["mode"], readers["mode"]) == ("competing", "partitioned")
+    assert (workers["completed"], workers["dead_held"]) == (1, 1)
+    assert workers["competing"]["in_flight"] == 1
+    (letter,) = groups.dead_letters(connection, "workers")
+    assert letter["error"] == "too heavy"
+    (delayed_event,), _ = delayed.page(connection, 0, 10)
+    assert delayed_event.topic == "jobs.later"
+    assert [rule["pattern"] for rule in retention.listing(connection)] == ["jobs.>"]
 
 
 def test_there_is_a_golden_directory() -> None:
