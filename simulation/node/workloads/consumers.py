@@ -19,6 +19,7 @@ from cluster.client.effects import publish
 from cluster.errors import TremulaError
 from hooks.registry import Registry
 from pubsub import groups
+from pubsub.consumer_groups.assignment import partition_of
 from pubsub.events import Event
 from simulation.node.machine import Machine
 from simulation.node.workloads.clients import LoopingClient
@@ -82,17 +83,27 @@ class Consumers:
         self.stopping = self.producer.stopping = True
 
     def is_done(self) -> bool:
-        """Whether the cluster knows that every event of the group was dealt with."""
+        """Whether the cluster knows that every event of the group was dealt with. The floor of a
+        partition in which nothing happens follows only where a member lives for seconds."""
         node = self.world.any_node()
         if not self.producer.stopped or node is None:
             return False
-        described = groups.describe(node.machine.connection, self.group)
+        connection = node.machine.connection
+        described = groups.describe(connection, self.group)
         if described is None:
             return False
-        events = node.read_events(1, 1 << 30, 1 << 40)
-        wanted = [e.revision for e in events if isinstance(e, Event) and e.topic == self.topic]
-        floors = [int(partition["floor"]) for partition in described["partitions"]]
-        return not wanted or min(floors) >= wanted[-1]
+        partitions = described["partitions"]
+        done = [
+            dict.fromkeys(groups.completions(connection, self.group, p["partition"]))
+            for p in partitions
+        ]
+        for event in node.read_events(1, 1 << 30, 1 << 40):
+            if event.topic == self.topic:
+                number = partition_of(event.key or event.topic, len(partitions))
+                floor = partitions[number]["floor"]
+                if event.revision > floor and event.revision not in done[number]:
+                    return False
+        return True
 
     def deliver(self, run: str, delivery: Delivery) -> None:
         """A member was handed an event."""
