@@ -138,8 +138,15 @@ def pattern_problem(text: str) -> str | None:
         family = topic.rpartition(".")[0]
         spellings += [f"{family}.*", f"{family}.>"]
     nearest = closest(text, dict.fromkeys(spellings))
-    hint = f'; did you mean "{nearest}"?' if nearest else ""
+    hint = f'; did you mean "{nearest}"?' if nearest else _family_of(text)
     return f'pattern: no event type matches "{text}"{hint}'
+
+
+def _family_of(text: str) -> str:
+    """What there is in the family that a pattern names rightly, if it names one."""
+    family = ".".join(text.split(".")[:2]) + "."
+    known = [topic for topic in CATALOGUE if topic.startswith(family)]
+    return f"; there are {', '.join(known)}" if known else ""
 
 
 def _schema(kind: str) -> dict[str, Any]:
