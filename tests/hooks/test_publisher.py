@@ -229,7 +229,7 @@ def test_headers_of_a_user_event_are_one_attribute() -> None:
         ("hooks.vk.*", 'did you mean "hooks.kv.*"?'),
         ("hooks.clutser.>", 'did you mean "hooks.cluster.>"?'),
         ("hooks.kv", "no event type matches"),
-        ("hooks.kv.put", "there are hooks.kv.write_committed, hooks.kv.delete_committed"),
+        ("hooks.kv.was_written", "there are hooks.kv.write_committed, hooks.kv.delete_committed"),
         ("hooks.kv.write_committed.*", "no event type matches"),
         ("hooks..kv", "segment 2 is empty"),
     ],
