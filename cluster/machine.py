@@ -241,10 +241,12 @@ class Machine:
         """The result of one operation. HOT."""
         operation = self._registry.get(name)
         if operation is None:
-            return Rejection("unknown_operation", f'there is no operation "{name[:64]}"')
+            detail = f'there is no operation "{name[:64]}"{self._held_back(name)}'
+            return Rejection("unknown_operation", detail)
         function, least, most, _, revocable, _, _ = operation
         if not least <= len(args) <= most:
-            result: Any = _malformed(f"{name}: from {least} to {most} arguments are needed")
+            detail = f"{name}: from {least} to {most} arguments are needed{self._held_back(name)}"
+            result: Any = _malformed(detail)
         elif revocable:
             result = self._apply.atomically(lambda: function(self._apply, *args))
         else:
@@ -252,6 +254,13 @@ class Machine:
         counts = self.operations[name]
         counts[result.__class__ is Rejection] += 1
         return result
+
+    def _held_back(self, name: str) -> str:
+        """Says so where a newer entry could have held what this one cannot."""
+        newest = self._registries[VERSION]
+        if name not in newest or newest[name] == self._registry.get(name):
+            return ""
+        return "; more than that once no member of the cluster is of an older release"
 
     def _run_nested(self, name: str, args: Any) -> Any:
         """An effect of a handler, inside a checkpoint that is being applied."""

@@ -334,6 +334,17 @@ def test_an_entry_of_an_older_version_knows_only_what_that_version_knew() -> Non
     assert registries[2] == {"older": older, "newer": newer}
 
 
+def test_what_an_older_member_holds_back_is_refused_with_that_reason() -> None:
+    """An operation and an option of the newer release, in an entry of the older version."""
+    driver = Driver()
+    fetch = operations.pack(0, 0, "group.fetch", ["g", "m", 1, 1])
+    with_options = operations.pack(0, 0, "publish", ["t", None, b"", None, None, {}])
+    applied = driver.apply(bytes((REGULAR,)) + operations.seal([fetch, with_options], 1, 1, 1))
+    assert [result.code for result in applied.results] == ["unknown_operation", "malformed"]
+    assert all("of an older release" in result.detail for result in applied.results)
+    assert "older" not in driver.do("no.such.operation").detail
+
+
 def test_the_newest_version_of_an_entry_is_kept(tmp_path: Path) -> None:
     """What was applied once may be written by every later leader, over restarts too."""
     driver = Driver(tmp_path / "state.db")
