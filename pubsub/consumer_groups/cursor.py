@@ -8,8 +8,9 @@ Pure bookkeeping, for whoever consumes a partitioned group over the client port.
     done      the cluster has it, either below the floor or as a completion above it
 
 The floor that a checkpoint carries says that every event of the partition up to there is done, so
-it is the last revision before the first one that is open or settled and not taken along; where
-there is none, everything up to `reached` was received and settled.
+it is the last revision before the first one that is open, settled and not taken along, or not
+received: everything up to `reached` was received, and after a `forget` that may lie before what is
+in hand.
 """
 
 from collections.abc import Iterable, Sequence
@@ -174,5 +175,6 @@ class Cursor:
         waiting = [revision for revision in self.settled if revision not in included]
         if self.open:
             waiting.append(min(self.open))
-        floor = min(waiting) - 1 if waiting else self.reached
-        return max(floor, self.floor)
+        # `reached` counts in any case: one that was let go of may lie before others in hand.
+        waiting.append(self.reached + 1)
+        return max(min(waiting) - 1, self.floor)
