@@ -77,8 +77,8 @@ def test_what_was_let_go_of_is_received_again() -> None:
 
 
 def test_the_floor_stays_below_what_was_let_go_of() -> None:
-    """Though later ones are in hand: its next owner gets it (the simulator lost an event here, by its
-    seed 79 with five nodes)."""
+    """Though later ones are in hand: its next owner gets it (the simulator's seed 79 with five
+    nodes lost an event here)."""
     cursor = Cursor(0, 1)
     assert all(map(cursor.receive, (1, 2, 3, 4)))
     cursor.settle(1)
