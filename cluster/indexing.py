@@ -1,8 +1,9 @@
 """`index.db`: the node's event index, its file, and the task that keeps it up.
 
-The write path knows nothing of it. The task follows the log in slices of about half a millisecond,
-and gives way: while much is written it waits until it is INDEX_LAG_EVENTS_MAX behind, and while
-anything is written it takes a tenth of the time. Queries look themselves at what is not indexed.
+The write path knows nothing of it. The task follows the log in slices of less than a millisecond,
+two where it writes what a thousand events left. It gives way: while much is written it waits until
+it is INDEX_LAG_EVENTS_MAX behind, and while anything is written it takes a tenth of the time.
+Queries look themselves at what is not indexed.
 
 The file is derived, so nothing about it stops a node. One that is missing, corrupt, foreign, of
 another format or not of this log is built anew; a disk that refuses is tried again later. Nothing

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from typing import Any, NamedTuple, TypedDict, Unpack
+from collections.abc import AsyncGenerator
+from typing import NamedTuple, TypedDict, Unpack
 
+from cluster.client.requesting import Requesting
 from cluster.client.subscription import event_from_wire
 from cluster.protocol import LINEARIZABLE
 from pubsub.events import Event, Identifier
@@ -32,19 +33,8 @@ class EventPage(NamedTuple):
     newest_revision: int  # of the log that was read
 
 
-class EventStore:
+class EventStore(Requesting):
     """The half of a client that looks back."""
-
-    async def request(
-        self,
-        name: str,
-        args: Sequence[Any] = (),
-        *,
-        timeout_ms: int | None = None,
-        trace: list[Any] | None = None,
-    ) -> Any:
-        """See `Client`."""
-        raise NotImplementedError
 
     async def event(
         self, revision: int, *, level: str = LINEARIZABLE, timeout_ms: int | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from cluster.client.requesting import Requesting
 from cluster.errors import Malformed
 from cluster.protocol import LINEARIZABLE
 from pubsub.traceparent import validate_traceparent
@@ -20,19 +21,8 @@ class DelayedEvent(NamedTuple):
     size_bytes: int
 
 
-class Publishing:
+class Publishing(Requesting):
     """The publishing half of a client."""
-
-    async def request(
-        self,
-        name: str,
-        args: Sequence[Any] = (),
-        *,
-        timeout_ms: int | None = None,
-        trace: list[Any] | None = None,
-    ) -> Any:
-        """See `Client`."""
-        raise NotImplementedError
 
     async def publish(
         self,

@@ -50,13 +50,14 @@ class Consumers:
     MODE: ClassVar[str]
     NUMBER: ClassVar[int]
 
-    def __init__(self, world: World, random: Random) -> None:
+    def __init__(self, world: World, random: Random, options: dict[str, Any]) -> None:
+        """`options`: that the group is defined with, beside its mode."""
         self.world = world
         self.random = random
         self.group = f"sim.{self.MODE}"
         self.topic = f"work.{self.MODE}"
         self.done_topic = f"done.{self.MODE}"
-        self.options = self.draw_options()
+        self.options = {"mode": self.MODE, **options}
         self.keeps_order = self.MODE == "partitioned" or self.options["ordered"]
         self.is_defined = False
         self.stopping = False
@@ -65,10 +66,6 @@ class Consumers:
         self.given_up: set[int] = set()
         self.producer = Producer(self, NUMBER_FROM + self.NUMBER)
         self.members = [Member(self, self.NUMBER + 1 + number) for number in range(MEMBERS)]
-
-    def draw_options(self) -> dict[str, Any]:
-        """The options that the group is defined with."""
-        raise NotImplementedError
 
     def register(self, machine: Machine, registry: Registry) -> None:
         """No handlers."""
@@ -162,8 +159,8 @@ class Partitioned(Consumers):
     MODE = "partitioned"
     NUMBER = 10
 
-    def draw_options(self) -> dict[str, Any]:
-        return {"mode": self.MODE, "cooldown_ms": self.random.choice([0, 0, 500])}
+    def __init__(self, world: World, random: Random) -> None:
+        super().__init__(world, random, {"cooldown_ms": random.choice([0, 0, 500])})
 
 
 class Competing(Consumers):
@@ -172,15 +169,15 @@ class Competing(Consumers):
     MODE = "competing"
     NUMBER = 20
 
-    def draw_options(self) -> dict[str, Any]:
-        return {
-            "mode": self.MODE,
+    def __init__(self, world: World, random: Random) -> None:
+        options = {
             "lease_ms": LEASE_MS,
             "max_deliveries": MAX_DELIVERIES,
-            "backoff_ms": self.random.choice([[], [50, 200]]),
-            "max_in_flight": self.random.choice([4, 100]),
-            "ordered": self.random.random() < 0.5,
+            "backoff_ms": random.choice([[], [50, 200]]),
+            "max_in_flight": random.choice([4, 100]),
+            "ordered": random.random() < 0.5,
         }
+        super().__init__(world, random, options)
 
 
 class Producer(LoopingClient):
