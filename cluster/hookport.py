@@ -15,10 +15,10 @@ import trio
 from cluster import operations
 from cluster.errors import Malformed, OutcomeUnknown, Timeout, TremulaError
 from cluster.logs import NodeLog
-from hooks import control
+from hooks.control import answers
+from hooks.execution.runtime import HookRuntime
+from hooks.execution.service import HookService
 from hooks.ports import Unavailable
-from hooks.runtime import HookRuntime
-from hooks.service import HookService
 from pubsub.events import Event
 from pubsub.rejection import Rejection
 
@@ -193,13 +193,13 @@ class HookPort:
         return self.runtime.service
 
     async def _list(self) -> object:
-        return control.list_handlers(self._service)
+        return answers.list_handlers(self._service)
 
     async def _info(self, name: str = "") -> object:
-        return control.handler_info(self._service, name)
+        return answers.handler_info(self._service, name)
 
     async def _metrics(self, name: str | None = None) -> object:
-        return control.handler_metrics(self._service, name)
+        return answers.handler_metrics(self._service, name)
 
     async def _trigger(self, topic: str, payload: object = None, key: str | None = None) -> object:
-        return await control.trigger(self._service, topic, payload, key)
+        return await answers.trigger(self._service, topic, payload, key)

@@ -10,8 +10,8 @@ from cluster.groupmetrics import publish_group_metrics
 from cluster.metrics import NodeMetrics
 from cluster.net import Listener, ListenerStatistics
 from cluster.server.server import ServerStatistics
-from hooks.metrics import HandlerMetrics
-from hooks.runtime import HookRuntime
+from hooks.control.metrics import HandlerMetrics
+from hooks.execution.runtime import HookRuntime
 from pubsub import log, retention
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from cluster import kv, letters, publishing, transactions
 from cluster.operations import VERSION
-from hooks.trigger import trigger
+from hooks.replicated.trigger import trigger
 from pubsub import groups, retention
 from pubsub.consumer_groups import competing, dead_letters, membership, replays
 from pubsub.consumer_groups.checkpoint import checkpoint

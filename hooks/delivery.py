@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from hooks import publisher
+from hooks.events import publisher
 from pubsub.consumer_groups.addressing import resolve
 from pubsub.events import Event
 

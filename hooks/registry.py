@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final, TypeVar
 
-from hooks.attempt import Function
-from hooks.config import RegisteredFunction
+from hooks.configuration.config import RegisteredFunction
 from hooks.delivery import Delivery, event_id
+from hooks.execution.attempt import Function
 from hooks.ports import Log
 from pubsub.events import Event
 

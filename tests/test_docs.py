@@ -20,8 +20,8 @@ from typer.core import TyperGroup
 from cluster import __version__
 from cluster.cli.app import app
 from cluster.config import NodeConfig, load
-from hooks.attempt import Succeeded
-from hooks.config import with_registered
+from hooks.configuration.config import with_registered
+from hooks.execution.attempt import Succeeded
 from hooks.handlers.inprocess import InlineRunner
 from hooks.registry import Registry
 from pubsub.events import Event

@@ -18,22 +18,22 @@ FUNCTION_LINES_MAX = 70
 
 DECIDING = (
     "pubsub/*.py",
-    "hooks/attempt.py",
-    "hooks/catalogue.py",
-    "hooks/config.py",
-    "hooks/definition.py",
+    "hooks/execution/attempt.py",
+    "hooks/events/catalogue.py",
+    "hooks/configuration/config.py",
+    "hooks/configuration/definition.py",
     "hooks/delivery.py",
     "hooks/effects.py",
-    "hooks/frames.py",
-    "hooks/keys.py",
+    "hooks/handlers/frames.py",
+    "hooks/configuration/keys.py",
     "hooks/limits.py",
-    "hooks/metrics.py",
-    "hooks/partition.py",
-    "hooks/progress.py",
-    "hooks/publisher.py",
-    "hooks/retry.py",
-    "hooks/trigger.py",
-    "hooks/work.py",
+    "hooks/control/metrics.py",
+    "hooks/execution/partition.py",
+    "hooks/execution/progress.py",
+    "hooks/events/publisher.py",
+    "hooks/execution/retry.py",
+    "hooks/replicated/trigger.py",
+    "hooks/execution/work.py",
     "cluster/administration.py",
     "cluster/belonging.py",
     "cluster/divergence.py",
@@ -76,7 +76,7 @@ OUTSIDE_WORLD = frozenset(
 )  # fmt: skip
 EXCEPTIONS = {
     ("cluster/raft/consensus.py", "random"): "the type of the generator that it is given",
-    ("hooks/partition.py", "trio"): "the type of the scope that the service keeps there",
+    ("hooks/execution/partition.py", "trio"): "the type of the scope that the service keeps there",
 }
 
 # What the Raft package may know of the node around it: no state machine, no server, no node.

@@ -19,7 +19,7 @@ from cluster.cli.transfer import written
 from cluster.client import Client
 from cluster.client.subscription import event_from_wire
 from cluster.errors import Rejected
-from hooks.publisher import cloud_event
+from hooks.events.publisher import cloud_event
 from pubsub.events import Event
 
 COLUMNS = (

@@ -22,7 +22,7 @@ from cluster.errors import TremulaError
 from cluster.transfer import progress as state
 from cluster.transfer.events import EventImporter, Imported, Trace, read_events
 from cluster.transfer.records import BadRecord
-from hooks.publisher import cloud_event
+from hooks.events.publisher import cloud_event
 from pubsub.limits import MESSAGE_ID_WINDOW_MS
 
 Advance = Callable[[int, int], None]  # how far, and how many

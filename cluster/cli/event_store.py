@@ -15,7 +15,7 @@ from cluster.cli.session import Cli, online
 from cluster.cli.start import parse_time
 from cluster.client import Client, EventFilter
 from cluster.protocol import LINEARIZABLE, LOCAL
-from hooks.publisher import cloud_event
+from hooks.events.publisher import cloud_event
 from pubsub.events import Identifier
 from pubsub.store import trace
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from cluster.cli.output import Output, cell
-from hooks.publisher import cloud_event, payload
+from hooks.events.publisher import cloud_event, payload
 from pubsub.events import Event
 
 VALUE_CHARACTERS_MAX = 120  # of one field on a line; --json has all of it

@@ -22,8 +22,8 @@ from cluster.operations import UnsupportedEntry
 from cluster.raft.log import CorruptLog, ForgottenEntries, StorageFailed
 from cluster.scan import scan_stopped
 from cluster.security.certs import CertificateError
-from hooks.host import HostNotStarted
-from hooks.runtime import HooksRefused
+from hooks.execution.runtime import HooksRefused
+from hooks.handlers.host import HostNotStarted
 
 # What stops a node that is not a bug: the message says what to do, a traceback would hide it.
 _REFUSALS = (

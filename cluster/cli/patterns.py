@@ -7,7 +7,7 @@ import typer
 from cluster.cli.output import Output
 from cluster.client import Client
 from cluster.errors import UnknownRequest
-from hooks.catalogue import CATALOGUE, pattern_problem
+from hooks.events.catalogue import CATALOGUE, pattern_problem
 from pubsub.topics import Pattern, closest
 
 TOPICS_LOOKED_AT_MAX = 10_000  # so many known topics are compared; with more nothing is said

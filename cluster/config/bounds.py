@@ -12,7 +12,7 @@ from pydantic import Field, create_model
 
 from cluster.config.values import Section
 from cluster.server.limits import ServerLimits
-from hooks.definition import Problem
+from hooks.configuration.definition import Problem
 from hooks.limits import HookLimits
 
 

@@ -20,8 +20,8 @@ from cluster.config.models import MODELS, SECTIONS, NodeConfig
 from cluster.config.problems import ConfigError, Located, dotted
 from cluster.config.relations import relation_problems
 from cluster.config.values import Section
-from hooks.config import HooksConfig, parse_hooks
-from hooks.definition import Path, Problem
+from hooks.configuration.config import HooksConfig, parse_hooks
+from hooks.configuration.definition import Path, Problem
 from pubsub.topics import closest
 
 ENVIRONMENT_PREFIX = "TREMULA__"

@@ -7,7 +7,7 @@ and inline tables. It may therefore assume valid input, and looks at no value.
 
 from collections.abc import Iterator
 
-from hooks.definition import Path
+from hooks.configuration.definition import Path
 
 
 def key_lines(text: str) -> dict[Path, int]:

@@ -15,7 +15,7 @@ from cluster.config.address import Address
 from cluster.config.bounds import LimitsSection, NodeLimits
 from cluster.config.values import Addresses, AddressText, FilePath, Name, Section, to_tuple
 from cluster.process import Scheduling
-from hooks.config import HooksConfig
+from hooks.configuration.config import HooksConfig
 
 
 class NodeSection(Section):
@@ -95,4 +95,7 @@ MODELS: Final[Mapping[str, type[Section]]] = {
     "limits": LimitsSection,
     "log": LogSection,
 }
-SECTIONS: Final = (*MODELS, "hooks")  # [hooks] is parsed where it is used, by hooks.config
+SECTIONS: Final = (
+    *MODELS,
+    "hooks",
+)  # [hooks] is parsed by hooks.configuration

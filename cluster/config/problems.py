@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hooks.definition import Path, Problem
+from hooks.configuration.definition import Path, Problem
 
 
 @dataclass(frozen=True, slots=True)

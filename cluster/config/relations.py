@@ -12,7 +12,7 @@ from cluster.config.models import (
     TlsSection,
 )
 from cluster.config.values import Section
-from hooks.definition import Path, Problem
+from hooks.configuration.definition import Path, Problem
 
 HEARTBEATS_IN_TIMEOUT_MIN = 3  # one lost heartbeat, or two, must not cost the cluster its leader
 

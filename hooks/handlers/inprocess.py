@@ -1,8 +1,8 @@
 """Calling a Python handler: the timeout of an async one, and what becomes of what it returns.
 
 `InlineRunner` calls handlers in the caller's own loop, for the simulator and for programs that
-embed a node and ask for it. A node runs `call` in its handler host (hooks/host_main.py), because a
-sync handler blocks the loop that it is called in.
+embed a node and ask for it. A node runs `call` in its handler host (`host_main`), because a sync
+handler blocks the loop that it is called in.
 """
 
 import inspect
@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 import trio
 
 from hooks import effects
-from hooks.attempt import Attempt, Failed, FailureKind, Outcome, Succeeded, bounded
+from hooks.execution.attempt import Attempt, Failed, FailureKind, Outcome, Succeeded, bounded
 from hooks.limits import DEFAULT_LIMITS, HookLimits
 from hooks.ports import Log
 from hooks.registry import HookContext, Registry

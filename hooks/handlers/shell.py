@@ -16,10 +16,10 @@ from typing import Final
 
 import trio
 
-from hooks.attempt import Attempt, Failed, FailureKind, Outcome, Succeeded, bounded
-from hooks.definition import HandlerDefinition
+from hooks.configuration.definition import HandlerDefinition
 from hooks.delivery import event_id
-from hooks.host_process import describe_status
+from hooks.execution.attempt import Attempt, Failed, FailureKind, Outcome, Succeeded, bounded
+from hooks.handlers.host_process import describe_status
 from hooks.limits import DEFAULT_LIMITS, HookLimits
 from hooks.ports import Log, Spawn
 

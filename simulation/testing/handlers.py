@@ -19,9 +19,9 @@ from typing import Any, cast
 
 import trio
 
-from hooks.attempt import Function
-from hooks.config import HooksConfig, with_registered
-from hooks.definition import HandlerDefinition
+from hooks.configuration.config import HooksConfig, with_registered
+from hooks.configuration.definition import HandlerDefinition
+from hooks.execution.attempt import Function
 from hooks.handlers.inprocess import is_async
 from hooks.registry import HookContext, Registry
 from pubsub.topics import closest

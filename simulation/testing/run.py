@@ -20,7 +20,7 @@ import apsw
 import trio
 
 from cluster.client import Client, open_client
-from hooks.definition import HandlerDefinition
+from hooks.configuration.definition import HandlerDefinition, group_name
 from hooks.delivery import deliver
 from pubsub import groups
 from pubsub.events import Event
@@ -271,13 +271,14 @@ class Run:
 
     def dead_letters(self, handler: HandlerDefinition) -> dict[int, str]:
         """The events that the handler has given up: revision -> error."""
+        group = group_name(handler.name)
         found: dict[int, str] = {}
-        while page := groups.dead_letters(self._connection(), handler.group, max(found, default=0)):
+        while page := groups.dead_letters(self._connection(), group, max(found, default=0)):
             found |= {int(letter["revision"]): str(letter["error"]) for letter in page}
         return found
 
     def _group(self, handler: HandlerDefinition) -> dict[str, Any] | None:
-        return groups.describe(self._connection(), handler.group)
+        return groups.describe(self._connection(), group_name(handler.name))
 
     def _connection(self) -> apsw.Connection:
         """Of a node that serves."""

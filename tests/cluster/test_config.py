@@ -14,9 +14,9 @@ from cluster.config import Address, ConfigError, NodeConfig, load, parse_address
 from cluster.config.bounds import bound_keys
 from cluster.config.locate import key_lines, line_of
 from cluster.config.models import MODELS, SECTIONS
-from hooks.config import SECTION_KEYS
-from hooks.definition import HandlerDefinition
-from hooks.keys import KEYS
+from hooks.configuration.config import SECTION_KEYS
+from hooks.configuration.definition import HandlerDefinition
+from hooks.configuration.keys import KEYS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MINIMAL = '[node]\nname = "a"\ndata_dir = "data"\n'

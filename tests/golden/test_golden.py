@@ -12,7 +12,7 @@ from cluster.datadir import DataDir
 from cluster.machine import Machine
 from cluster.raft.sqlite_log import SqliteLog
 from cluster.storage import Storage
-from hooks.publisher import payload
+from hooks.events.publisher import payload
 from pubsub import groups, log, retention
 from pubsub.publishing import delayed
 

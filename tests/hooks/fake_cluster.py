@@ -13,7 +13,7 @@ import apsw
 import trio
 
 from hooks.ports import Unavailable
-from hooks.trigger import trigger
+from hooks.replicated.trigger import trigger
 from pubsub import events, groups, log, retention
 from pubsub.apply import Apply
 from pubsub.consumer_groups import dead_letters, replays

@@ -8,11 +8,11 @@ from typing import Any
 
 import trio
 
-from hooks.definition import HandlerDefinition, HandlerType
+from hooks.configuration.definition import HandlerDefinition, HandlerType
+from hooks.execution.service import HookService
 from hooks.handlers.inprocess import InlineRunner
 from hooks.limits import HookLimits
 from hooks.registry import HookContext, Registry, hook
-from hooks.service import HookService
 from tests.hooks.fake_cluster import FakeCluster, FakePort
 from tests.hooks.workbench import definition
 

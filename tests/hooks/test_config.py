@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from hooks.config import (
+from hooks.configuration.config import (
     HooksConfig,
     RegisteredFunction,
     parse_handler,
     parse_hooks,
     with_registered,
 )
-from hooks.definition import HandlerType, OnFailure
+from hooks.configuration.definition import HandlerType, OnFailure
 
 SHELL = {"name": "h", "pattern": "hooks.kv.*", "type": "shell", "command": "notify"}
 PYTHON = {"name": "h", "pattern": "hooks.kv.*", "type": "in_process", "handler_id": "f"}
@@ -57,7 +57,7 @@ def test_the_keys_of_the_source_document_are_taken_as_they_are() -> None:
     assert problems == []
     assert config is not None
     first, second = config.handlers
-    assert (first.timeout_ms, first.retry_count, first.group) == (
+    assert (first.timeout_ms, first.retry_count, first.group_of("a")) == (
         5000,
         3,
         "hook.cache-invalidation",

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from hooks import control
+from hooks.control import answers
 from hooks.registry import HookContext
 from pubsub.rejection import Rejection
 from tests.hooks.fleet import a_fleet, at_once
@@ -27,7 +27,7 @@ async def test_a_trigger_runs_once_per_cluster_and_matching_handler(clock: MockC
         fleet.handle("everything", at_once, pattern="hooks.>")
         nodes = await fleet.start("a", "b")
         await fleet.until(lambda: all(n.service.works[0].partitions for n in nodes))
-        result = await control.trigger(
+        result = await answers.trigger(
             nodes[0].service, "hooks.kv.write_committed", {"key": "k", "value": "v"}, key="k"
         )
         assert result == {
@@ -67,7 +67,7 @@ async def test_a_trigger_that_would_do_nothing_is_refused(
         fleet.handle("writes", at_once)
         (a,) = await fleet.start("a")
         await fleet.until(lambda: a.service.works[0].partitions)
-        refused = await control.trigger(a.service, topic, payload)
+        refused = await answers.trigger(a.service, topic, payload)
         assert isinstance(refused, Rejection)
         assert refused.code == code
         assert fleet.cluster.revision == 0
@@ -90,7 +90,7 @@ async def test_any_node_tells_how_every_handler_stands(clock: MockClock) -> None
             fleet.cluster.put(f"k{number}")
         await fleet.until_done("h")
         await trio.sleep(6)
-        rows = {row["handler"]: row for row in control.list_handlers(a.service)}
+        rows = {row["handler"]: row for row in answers.list_handlers(a.service)}
         assert sorted(rows) == ["elsewhere", "h", "off"]
         assert (rows["h"]["members"], rows["h"]["partitions_here"], rows["h"]["lag"]) == (2, 8, 0)
         assert (rows["h"]["completed"], rows["h"]["dead_letters"]) == (19, 1)
@@ -99,7 +99,7 @@ async def test_any_node_tells_how_every_handler_stands(clock: MockClock) -> None
 
         locals_: list[dict[str, Any]] = []
         for node in (a, b):
-            answer = control.handler_metrics(node.service, "h")
+            answer = answers.handler_metrics(node.service, "h")
             assert isinstance(answer, list)
             locals_ += [row["local"] for row in answer]
         assert sum(local["completed"] for local in locals_) == 19
@@ -107,12 +107,12 @@ async def test_any_node_tells_how_every_handler_stands(clock: MockClock) -> None
         assert sum(local["attempts"] for local in locals_) == 21
         assert sum(count for local in locals_ for _, count in local["durations"]) == 21
 
-        info = control.handler_info(b.service, "h")
+        info = answers.handler_info(b.service, "h")
         assert isinstance(info, dict)
         assert [letter["revision"] for letter in info["dead_letters"]] == [2]
         assert info["definition"]["retry_count"] == 1
         assert len(info["partitions"]) == 16
 
-        unknown = control.handler_info(b.service, "elsewere")
+        unknown = answers.handler_info(b.service, "elsewere")
         assert isinstance(unknown, Rejection)
         assert 'did you mean "elsewhere"' in unknown.detail

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from hooks.attempt import Failed, FailureKind, Outcome, Succeeded
 from hooks.effects import put
-from hooks.host import Host, HostNotStarted
+from hooks.execution.attempt import Failed, FailureKind, Outcome, Succeeded
+from hooks.handlers.host import Host, HostNotStarted
 from hooks.limits import HookLimits
 from tests.hooks.waiting import is_alive, until
 from tests.hooks.workbench import ListLog, attempt, definition, write_event

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooks.catalogue import CATALOGUE, pattern_problem
-from hooks.publisher import binary_cloud_event, cloud_event, payload
+from hooks.events.catalogue import CATALOGUE, pattern_problem
+from hooks.events.publisher import binary_cloud_event, cloud_event, payload
 from pubsub.cloudevents import timestamp
 from pubsub.events import SYSTEM_TOPICS, Event
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from hooks.execution.retry import backoff_ms, is_last
 from hooks.limits import HookLimits
-from hooks.retry import backoff_ms, is_last
 
 LIMITS = HookLimits(backoff_first_ms=100, backoff_ms_max=1000)
 

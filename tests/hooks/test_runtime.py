@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import trio
 
-from hooks.config import parse_hooks
-from hooks.host import HostNotStarted
+from hooks.configuration.config import parse_hooks
+from hooks.execution.runtime import HookRuntime, HooksRefused
+from hooks.handlers.host import HostNotStarted
 from hooks.limits import HookLimits
 from hooks.registry import HookContext, Registry, hook
-from hooks.runtime import HookRuntime, HooksRefused
 from pubsub import groups
 from tests.hooks.fake_cluster import FakeCluster, FakePort
 from tests.hooks.waiting import is_alive, until

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import trio
 
-from hooks.attempt import Failed, FailureKind, Outcome, Succeeded
 from hooks.delivery import TRIGGER_HEADER, TRIGGER_TOPIC
+from hooks.execution.attempt import Failed, FailureKind, Outcome, Succeeded
 from hooks.handlers.shell import BASE_ENVIRONMENT, ShellRunner
 from hooks.limits import HookLimits
 from pubsub.events import Event

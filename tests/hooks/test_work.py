@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from hooks.attempt import Failed, FailureKind, Succeeded
 from hooks.delivery import deliver
+from hooks.execution.attempt import Failed, FailureKind, Succeeded
+from hooks.execution.partition import Item, State
+from hooks.execution.progress import Progress
+from hooks.execution.work import HandlerWork
 from hooks.limits import HookLimits
-from hooks.partition import Item, State
-from hooks.progress import Progress
-from hooks.work import HandlerWork
 from pubsub import groups, log
 from pubsub.consumer_groups.assignment import partition_of
 from pubsub.rejection import Rejection

@@ -2,12 +2,12 @@
 
 import pytest
 
-from hooks.attempt import Failed, FailureKind, Succeeded
 from hooks.delivery import deliver
 from hooks.effects import put
+from hooks.execution.attempt import Failed, FailureKind, Succeeded
+from hooks.execution.progress import Progress
+from hooks.execution.work import HandlerWork
 from hooks.limits import HookLimits
-from hooks.progress import Progress
-from hooks.work import HandlerWork
 from pubsub.groups import Assignment
 from tests.hooks.workbench import definition, write_event
 

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
-from hooks.attempt import Attempt
-from hooks.config import parse_handler
-from hooks.definition import HandlerDefinition
+from hooks.configuration.config import parse_handler
+from hooks.configuration.definition import HandlerDefinition
 from hooks.delivery import deliver
+from hooks.execution.attempt import Attempt
 from pubsub.events import Event
 
 CLUSTER_ID = "c1"
@@ -68,7 +68,7 @@ def attempt(handler: HandlerDefinition, event: Event | None = None, **fields: An
     """The first attempt of a handler at an event."""
     made = Attempt(
         handler=handler,
-        delivery=deliver(event or write_event()),
+        deliveries=(deliver(event or write_event()),),
         number=1,
         token=7,
         cluster_id=CLUSTER_ID,

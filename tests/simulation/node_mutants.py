@@ -26,7 +26,7 @@ from cluster.raft.clock import ClusterClock
 from cluster.raft.core import Core
 from cluster.raft.sqlite_log import SqliteLog
 from cluster.registry import OPERATIONS
-from hooks.progress import Checkpoint, Progress
+from hooks.execution.progress import Checkpoint, Progress
 from pubsub.apply import Apply
 from pubsub.consumer_groups.assignment import Partition, assign
 from pubsub.consumer_groups.competing_tables import CompetingGroup, Pending, unpack_events

@@ -14,16 +14,16 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
-from hooks.attempt import Runner
-from hooks.config import HooksConfig, with_registered
-from hooks.definition import HandlerDefinition, HandlerType, Problem
+from hooks.configuration.config import HooksConfig, with_registered
+from hooks.configuration.definition import HandlerDefinition, HandlerType, Problem
+from hooks.execution.attempt import Runner
+from hooks.execution.service import HookService
+from hooks.handlers.host import Host, HostNotStarted
 from hooks.handlers.inprocess import InlineRunner
 from hooks.handlers.shell import BASE_ENVIRONMENT, ShellRunner, command_line
-from hooks.host import Host, HostNotStarted
 from hooks.limits import DEFAULT_LIMITS, HookLimits
 from hooks.ports import ClusterPort, Spawn
 from hooks.registry import Registry
-from hooks.service import HookService
 
 
 class HooksRefused(Exception):

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hooks.definition import HandlerDefinition, HandlerType, Path, Problem
-from hooks.keys import KEYS, NOT_YET, TableReader, pattern_problem
+from hooks.configuration.definition import HandlerDefinition, HandlerType, Path, Problem
+from hooks.configuration.keys import KEYS, NOT_YET, TableReader, pattern_problem
 from hooks.limits import DEFAULT_LIMITS, HookLimits
 from pubsub.events import SYSTEM_TOPICS
 from pubsub.topics import Pattern, closest, is_reserved

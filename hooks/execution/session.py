@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from hooks.definition import HandlerDefinition
+from hooks.configuration.definition import HandlerDefinition
 from hooks.limits import HookLimits
 from hooks.ports import ClusterPort, Unavailable
 from pubsub import groups
@@ -100,7 +100,8 @@ class MemberSession:
                 result = await self._define(handler)
                 if not isinstance(result, Rejection):
                     sent_ms = self._port.monotonic_ms()
-                    arguments = [handler.group, self.member, self._limits.member_ttl_ms]
+                    group = handler.group_of(self._port.node)
+                    arguments = [group, self.member, self._limits.member_ttl_ms]
                     result = await self._port.submit("group.join", arguments)
                 if not isinstance(result, Rejection):
                     self.problems.pop(handler.name, None)
@@ -118,7 +119,8 @@ class MemberSession:
 
     async def _define(self, handler: HandlerDefinition) -> object:
         """Confirm the group's definition, or renew it when the pattern has changed since."""
-        known = groups.describe(self._port.connection, handler.group)
+        group = handler.group_of(self._port.node)
+        known = groups.describe(self._port.connection, group)
         pattern = handler.pattern.text
         version = 0 if known is None else int(known["version"])
         if known is not None and known["pattern"] != pattern:
@@ -127,7 +129,7 @@ class MemberSession:
             )
             version += 1
         return await self._port.submit(
-            "group.define", [handler.group, pattern, handler.partitions, handler.start, version]
+            "group.define", [group, pattern, handler.partitions, handler.start, version]
         )
 
     def _renew(self, sent_ms: int) -> None:

@@ -8,9 +8,9 @@ puts everything back, and an unanswered checkpoint is sent again as it was.
 
 from dataclasses import dataclass
 
+from hooks.execution.partition import Item, PartitionWork, State
+from hooks.execution.work import HandlerWork
 from hooks.limits import HookLimits
-from hooks.partition import Item, PartitionWork, State
-from hooks.work import HandlerWork
 from pubsub.limits import CHECKPOINT_EFFECTS_MAX
 
 

@@ -1,4 +1,4 @@
-"""One owned partition and the events of it that are in hand. Bookkeeping of `hooks.work` only.
+"""One owned partition and the events of it that are in hand. Bookkeeping of `work` only.
 
 The states of an event in hand:
 
@@ -16,9 +16,9 @@ from enum import Enum
 
 import trio
 
-from hooks.attempt import bounded
 from hooks.delivery import Delivery
 from hooks.effects import Effect
+from hooks.execution.attempt import bounded
 
 
 class State(Enum):

@@ -9,7 +9,7 @@ from typing import Any
 
 import apsw
 
-from hooks.definition import GROUP_PREFIX
+from hooks.configuration.definition import GROUP_PREFIX
 from hooks.delivery import JSON_TYPE, TRIGGER_HEADER, TRIGGER_TOPIC
 from pubsub import groups
 from pubsub.apply import Apply

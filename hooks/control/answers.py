@@ -8,8 +8,8 @@ own. Answers are plain values.
 import json
 from typing import Any
 
-from hooks.definition import GROUP_PREFIX
-from hooks.service import HookService
+from hooks.configuration.definition import GROUP_PREFIX
+from hooks.execution.service import HookService
 from pubsub import groups
 from pubsub.rejection import Rejection
 from pubsub.topics import closest

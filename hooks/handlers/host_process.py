@@ -1,6 +1,6 @@
 """One handler-host process: started, watched, killed when it hangs, started again when it died.
 
-`hooks.host` decides what becomes of attempts that were interrupted; here it is only noticed which
+`host` decides what becomes of attempts that were interrupted; here it is only noticed which
 ones were. A flight is an attempt that is in the process now, also one whose caller has given up.
 """
 
@@ -13,10 +13,10 @@ from typing import Any, Final, NamedTuple
 
 import trio
 
-from hooks import frames
-from hooks.attempt import Attempt, Failed, FailureKind, Outcome, Succeeded, bounded
-from hooks.config import RegisteredFunction
+from hooks.configuration.config import RegisteredFunction
 from hooks.effects import Effect
+from hooks.execution.attempt import Attempt, Failed, FailureKind, Outcome, Succeeded, bounded
+from hooks.handlers import frames
 from hooks.limits import HookLimits
 from hooks.ports import Log, Spawn
 
@@ -138,7 +138,7 @@ class HostProcess:
         self._blamed, self._overdue = None, False
         self._outbox = []
         process = await self._spawn(
-            [sys.executable, "-P", "-m", "hooks.host_main"],
+            [sys.executable, "-P", "-m", "hooks.handlers.host_main"],
             stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,

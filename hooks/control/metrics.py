@@ -8,7 +8,7 @@ from bisect import bisect_left
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from hooks.attempt import Failed, FailureKind, Outcome
+from hooks.execution.attempt import Failed, FailureKind, Outcome
 
 # Upper bounds in milliseconds; the last bucket has none. 30 s is the longest timeout by default.
 DURATION_BUCKETS_MS: Final = (1, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from hooks.definition import HandlerDefinition
+from hooks.configuration.definition import HandlerDefinition
 from hooks.delivery import Delivery
 from hooks.effects import Effect
 
@@ -16,6 +16,7 @@ class FailureKind(StrEnum):
     ERROR = "error"  # it raised, or said so by its exit code
     TIMEOUT = "timeout"  # it was stopped at its timeout
     CRASH = "crash"  # it took its process down
+    FILTER = "filter"  # its condition could not be evaluated
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Succeeded:
     """The attempt returned; its effects are not committed yet."""
 
     effects: tuple[Effect, ...] = ()
+    output: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Failed:
 
     kind: FailureKind
     error: str  # for people; bounded by limits.error_bytes_max
+    final: bool = False  # trying again cannot mend it
+    output: str = ""  # the end of what a command printed, for the history
 
 
 Outcome = Succeeded | Failed
@@ -41,10 +45,15 @@ class Attempt:
     """What a runner needs to make one attempt."""
 
     handler: HandlerDefinition
-    delivery: Delivery
+    deliveries: tuple[Delivery, ...]  # several only where batch_max allows it; of one partition
     number: int  # from 1
     token: int  # fencing token of the partition that the event is in
     cluster_id: str
+
+    @property
+    def delivery(self) -> Delivery:
+        """The event that this attempt is about; of a batch, the newest."""
+        return self.deliveries[-1]
 
     @property
     def timeout_seconds(self) -> float:

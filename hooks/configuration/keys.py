@@ -9,8 +9,8 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from hooks import catalogue
-from hooks.definition import HandlerType, OnFailure, Path, Problem
+from hooks.configuration.definition import HandlerType, OnFailure, Path, Problem
+from hooks.events import catalogue
 from hooks.limits import HookLimits
 from pubsub.limits import INTEGER_MAX, PARTITIONS_MAX
 from pubsub.topics import closest, is_reserved

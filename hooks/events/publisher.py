@@ -2,7 +2,7 @@
 
 The state machine stores an event in the apply of the change itself; this module has the
 pure functions that present one: `payload` as plain JSON data, `cloud_event` as a CloudEvents 1.0
-structure. hooks/catalogue.py lists the event types. Nothing here decides anything about the state.
+structure. `catalogue` lists the event types. Nothing here decides anything about the state.
 """
 
 import base64
@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from hooks.catalogue import CATALOGUE
+from hooks.events.catalogue import CATALOGUE
 from pubsub import cloudevents
 from pubsub.events import Event
 

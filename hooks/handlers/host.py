@@ -21,9 +21,9 @@ from typing import Final
 
 import trio
 
-from hooks.attempt import Attempt, Failed, FailureKind, Outcome
-from hooks.config import RegisteredFunction
-from hooks.host_process import HostProcess, Interrupted
+from hooks.configuration.config import RegisteredFunction
+from hooks.execution.attempt import Attempt, Failed, FailureKind, Outcome
+from hooks.handlers.host_process import HostProcess, Interrupted
 from hooks.limits import DEFAULT_LIMITS, HookLimits
 from hooks.ports import Log, Spawn
 

@@ -2,7 +2,7 @@
 
 Deciding code: it is told about events, outcomes, assignments and the time, and answers. It holds
 the order per key, the bounds (reading stops, nothing is dropped), retries, and the place of every
-partition. `hooks.service` does what it says.
+partition. `service` does what it says.
 
 Reading is one pass over the log for all partitions of all handlers. `position` is how far this
 handler has got; every partition that reads has been offered everything up to there. A partition
@@ -15,13 +15,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush
 
-from hooks.attempt import Failed, Outcome
-from hooks.definition import HandlerDefinition, OnFailure
+from hooks.configuration.definition import HandlerDefinition, OnFailure
+from hooks.control.metrics import HandlerMetrics
 from hooks.delivery import Delivery
+from hooks.execution.attempt import Failed, Outcome
+from hooks.execution.partition import Item, PartitionWork, State
+from hooks.execution.retry import backoff_ms, is_last
 from hooks.limits import HookLimits
-from hooks.metrics import HandlerMetrics
-from hooks.partition import Item, PartitionWork, State
-from hooks.retry import backoff_ms, is_last
 from pubsub.consumer_groups.assignment import partition_of
 from pubsub.groups import Assignment
 

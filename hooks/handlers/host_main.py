@@ -1,6 +1,6 @@
-"""The handler host: the process in which Python handlers run. `python -m hooks.host_main`.
+"""The handler host: the process in which Python handlers run. `python -m hooks.handlers.host_main`.
 
-It is started by `hooks.host`, talks msgpack over the pipes that were its stdin and stdout, and may
+It is started by `host`, talks msgpack over the pipes that were its stdin and stdout, and may
 be killed at any time. Handlers find /dev/null as stdin, and what they print goes to stderr, which
 the node logs. The host leaves with its node: a thread of its own waits for the end of the pipe, so
 that not even a handler that blocks the loop keeps the process alive.
@@ -17,9 +17,9 @@ from typing import Any
 
 import trio
 
-from hooks import frames
-from hooks.attempt import Failed, FailureKind, Outcome, Succeeded, bounded
 from hooks.delivery import Delivery
+from hooks.execution.attempt import Failed, FailureKind, Outcome, Succeeded, bounded
+from hooks.handlers import frames
 from hooks.handlers.inprocess import call_async, call_sync, failed, is_async
 from hooks.limits import HookLimits
 from hooks.registry import HookContext, Registry

@@ -1,10 +1,10 @@
 """The hook service of one node: reads its partitions' events, runs handlers, writes progress down.
 
-Doing code around three deciding parts: `hooks.work` (what to read and start), `hooks.progress`
+Doing code around three deciding parts: `work` (what to read and start), `progress`
 (checkpoints) and the groups in Raft (who owns what). Promises, and where they are kept:
 
 - A handler runs on one node at a time, at least once per event, in order per key: ownership of a
-  partition is a lease (`hooks.session`) with a fencing token; `hooks.work` keeps the order.
+  partition is a lease (`session`) with a fencing token; `work` keeps the order.
 - Nothing is dropped: when a bound is reached reading stops, and the log waits on disk.
 - After a crash, at most `unsettled_events_max` events per handler and node run again, and those
   that were running; after `stop`, a reload or a hand-over, nothing does.
@@ -16,15 +16,15 @@ from typing import Any
 
 import trio
 
-from hooks.attempt import Attempt, Failed, Outcome, Runner
-from hooks.definition import HandlerDefinition, HandlerType
+from hooks.configuration.definition import HandlerDefinition, HandlerType
 from hooks.delivery import TRIGGER_TOPIC, Delivery, deliver, deliver_again
+from hooks.execution.attempt import Attempt, Failed, Outcome, Runner
+from hooks.execution.partition import Item
+from hooks.execution.progress import Checkpoint, Progress
+from hooks.execution.session import MemberSession
+from hooks.execution.work import HandlerWork
 from hooks.limits import DEFAULT_LIMITS, HookLimits
-from hooks.partition import Item
 from hooks.ports import ClusterPort, Unavailable
-from hooks.progress import Checkpoint, Progress
-from hooks.session import MemberSession
-from hooks.work import HandlerWork
 from pubsub import groups
 from pubsub.consumer_groups.addressing import ADDRESSED, recipient
 from pubsub.events import Event
@@ -159,7 +159,7 @@ class HookService:
         for assignment in groups.assignments(connection, self.member):
             owned.setdefault(assignment.group, []).append(assignment)
         for work in self.works:
-            group = work.definition.group
+            group = work.definition.group_of(self.port.node)
             completed = partial(groups.completions, connection, group)
             for item in work.assign(owned.get(group, ()), completed):
                 _cancel(item)
@@ -220,7 +220,7 @@ class HookService:
         """Offer an event that is handed out again to the handler whose group it names."""
         group = recipient(fact)
         for work in self.works:
-            if work.definition.group == group:
+            if work.definition.group_of(self.port.node) == group:
                 delivery = deliver_again(fact, self._read_event)
                 if delivery is None:
                     self.port.log.warning("an event to replay is gone", revision=fact.data[1])
@@ -288,7 +288,7 @@ class HookService:
         assert item.delivery is not None
         attempt = Attempt(
             handler=work.definition,
-            delivery=item.delivery,
+            deliveries=(item.delivery,),
             number=item.attempt,
             token=item.partition.token,
             cluster_id=self.port.cluster_id,
@@ -361,7 +361,8 @@ class HookService:
 
     async def _checkpoint(self, progress: Progress, checkpoint: Checkpoint) -> None:
         work = progress.work
-        arguments = [work.definition.group, self.member, checkpoint.rows, checkpoint.effects]
+        group = work.definition.group_of(self.port.node)
+        arguments = [group, self.member, checkpoint.rows, checkpoint.effects]
         result = await self._submit(arguments)
         if isinstance(result, Rejection):
             await self._on_refusal(work, result)

@@ -1,0 +1,1 @@
+"""From tables and decorators to handler definitions, with every problem found at once."""

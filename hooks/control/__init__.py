@@ -1,0 +1,1 @@
+"""What people and programs ask about handlers and tell them."""
