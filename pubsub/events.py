@@ -26,13 +26,28 @@ CLUSTER_MEMBERSHIP_CHANGED: Final = 11
 CLUSTER_NODE_ADDED: Final = 12
 CLUSTER_NODE_REMOVED: Final = 13
 SYSTEM_RETENTION_CAPPED: Final = 20
+SYSTEM_SNAPSHOT_CREATED: Final = 21
+SYSTEM_SNAPSHOT_INSTALLED: Final = 22
+SYSTEM_HEALTH_CHANGED: Final = 23
+SYSTEM_NODE_STARTED: Final = 24
+SYSTEM_NODE_STOPPED: Final = 25
+SYSTEM_CONFIG_RELOADED: Final = 26
+SYSTEM_SETTINGS_CHANGED: Final = 27
+HOOK_REGISTERED: Final = 30
+HOOK_FAILED: Final = 31
+HOOK_DISABLED: Final = 32
+HOOK_ENABLED: Final = 33
+HOOK_REMOVED: Final = 34
+HOOK_LOAD_FAILED: Final = 35
 GROUP_EVENT_REPLAYED: Final = 40
 GROUP_EVENT_REDRIVEN: Final = 41
 
 # A code is for ever: it stands in the logs of clusters that run. 20 and up are kept for
 # hooks.system.*, 30 and up for hooks.hook.*, 40 and up for hooks.group.*.
 SYSTEM_TOPICS: Final[dict[int, str]] = {
-    # [value, create_revision, version, previous_revision (0 = it did not exist), expires_ms | nil]
+    # [value | nil, create_revision, version, previous_revision (0 = it did not exist),
+    #  expires_ms | nil], and where a rule of capture says that the log has less than the value:
+    # [mode, size of the value, SHA-256 of it as hexadecimal text | nil]
     KV_WRITE_COMMITTED: "hooks.kv.write_committed",
     # [previous_revision, version]
     KV_DELETE_COMMITTED: "hooks.kv.delete_committed",
@@ -48,6 +63,32 @@ SYSTEM_TOPICS: Final[dict[int, str]] = {
     CLUSTER_NODE_REMOVED: "hooks.cluster.node_removed",
     # [first_revision that is left, [group that had not read what went, ...]]
     SYSTEM_RETENTION_CAPPED: "hooks.system.retention_capped",
+    # [node, index, term, size_bytes]
+    SYSTEM_SNAPSHOT_CREATED: "hooks.system.snapshot_created",
+    # [node, index, term, size_bytes, node that it came from | nil]
+    SYSTEM_SNAPSHOT_INSTALLED: "hooks.system.snapshot_installed",
+    # [node, previous state, current state, reason]
+    SYSTEM_HEALTH_CHANGED: "hooks.system.health_changed",
+    # [node, version of the software, uid of the data directory]
+    SYSTEM_NODE_STARTED: "hooks.system.node_started",
+    # [node, reason]
+    SYSTEM_NODE_STOPPED: "hooks.system.node_stopped",
+    # [node, accepted, [what changed, ...], [problem, ...]]
+    SYSTEM_CONFIG_RELOADED: "hooks.system.config_reloaded",
+    # [name, value, actor | nil]
+    SYSTEM_SETTINGS_CHANGED: "hooks.system.settings_changed",
+    # [handler, version, node, registered | changed | back]
+    HOOK_REGISTERED: "hooks.hook.registered",
+    # [handler, revision, topic, key | nil, attempts, error, node | nil, dead_letter | skipped]
+    HOOK_FAILED: "hooks.hook.failed",
+    # [handler, reason | nil]
+    HOOK_DISABLED: "hooks.hook.disabled",
+    # [handler]
+    HOOK_ENABLED: "hooks.hook.enabled",
+    # [handler, node | nil]
+    HOOK_REMOVED: "hooks.hook.removed",
+    # [handler, node, problem]
+    HOOK_LOAD_FAILED: "hooks.hook.load_failed",
     # [group, revision of the event that it gets again]
     GROUP_EVENT_REPLAYED: "hooks.group.event_replayed",
     # [group, revision, topic, data, redrives, wall_ms, meta | nil]: of the event as it was, or as

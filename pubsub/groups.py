@@ -23,7 +23,7 @@ from pubsub.consumer_groups import (
 from pubsub.consumer_groups import group_tables as tables
 from pubsub.consumer_groups.assignment import Partition
 from pubsub.consumer_groups.checkpoint import checkpoint
-from pubsub.consumer_groups.group_control import pause, resume, skip
+from pubsub.consumer_groups.group_control import pause, protect, resume, skip
 from pubsub.consumer_groups.group_settings import Settings, protected_floors
 from pubsub.consumer_groups.group_tables import Group, is_count, malformed, unknown_group
 from pubsub.consumer_groups.membership import (
@@ -53,6 +53,7 @@ __all__ = [
     "discard",
     "expire",
     "floor_min",
+    "is_completed",
     "join",
     "keepalive",
     "leave",
@@ -60,6 +61,7 @@ __all__ = [
     "next_deadline",
     "next_rebalance",
     "pause",
+    "protect",
     "protected_floors",
     "rebalance",
     "remove",
@@ -299,6 +301,27 @@ def completions(connection: apsw.Connection, group: str, partition: int) -> list
         (group, partition),
     )
     return [int(revision) for (revision,) in rows]
+
+
+def is_completed(
+    connection: apsw.Connection, group: str, partition: int, revision: int
+) -> bool | None:
+    """Whether a group is done with an event of a partition, in whatever way; None without it."""
+    floor = connection.execute(
+        "SELECT floor FROM consumer_groups AS g JOIN group_partitions AS p ON p.group_id = g.id"
+        " WHERE name = ? AND partition = ?",
+        (group, partition),
+    ).get
+    if floor is None:
+        return None
+    if revision <= floor:
+        return True
+    found = connection.execute(
+        "SELECT 1 FROM consumer_groups AS g JOIN group_completions AS c ON c.group_id = g.id"
+        " WHERE name = ? AND partition = ? AND revision = ?",
+        (group, partition, revision),
+    ).get
+    return found is not None
 
 
 def dead_letters(

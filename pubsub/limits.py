@@ -49,6 +49,17 @@ RETENTION_SLICE_EVENTS_MAX: Final = 2_000  # in them, unless the first one has m
 RETENTION_SLICE_BYTES_MAX: Final = 1024 * 1024  # the same in bytes
 OVERLAPS_REMEMBERED_MAX: Final = 16_384  # pairs of patterns, per process
 
+# Capture of values. Every put looks for its rule: once per different length of their prefixes.
+CAPTURE_RULES_MAX: Final = 64
+CAPTURE_PREFIX_BYTES_MAX: Final = 1024  # as of any key
+CAPTURE_BYTES_MAX: Final = 1024 * 1024  # of a value whose beginning is kept: as large as a value
+CAPTURE_BYTES_DEFAULT: Final = 1024
+
+# What nodes report of themselves: a line for people, not a document.
+REPORTING_NODES_MAX: Final = 1_000  # more than a cluster has members; removed ones are forgotten
+REPORT_TEXT_BYTES_MAX: Final = 1024
+REPORT_TEXTS_MAX: Final = 64  # changes or problems in one report
+
 # Consumer groups. Kafka and JetStream leave these to the operator and pay with slow controllers.
 GROUPS_MAX: Final = 1_000
 MEMBERS_MAX: Final = 100  # members of one group: assignment is recomputed as a whole in apply
@@ -83,6 +94,7 @@ OUTLINES_MAX: Final = 16_384  # events whose topic and key a node remembers for 
 COMPLETIONS_MAX: Final = 4_096  # completed events above the floor of one partition
 CHECKPOINT_EFFECTS_MAX: Final = 1_000  # as many as the operations of a batch
 EFFECT_OPERATIONS_MAX: Final = 1_000
+SKIPPED_MAX: Final = 10_000  # events given up without dead letters: as many as with them
 EFFECT_HOPS_MAX: Final = 16  # event -> effect -> event ...: a handler that writes what it watches
 DEAD_LETTERS_MAX: Final = 10_000  # per group; a full list stops the group and loses nothing
 ERROR_BYTES_MAX: Final = 4_096  # of the error text kept with a dead letter

@@ -40,16 +40,21 @@ def assign(
     members: Sequence[str],
     token: int,
     *,
+    leaving: Sequence[str] = (),
     may_move: bool = True,
 ) -> tuple[list[Partition], int]:
     """The partitions as they should be now that `members` live, and the last token handed out.
+
+    Those of them that are `leaving` keep a partition until they have released it, and get none.
 
     A partition moves at once from a member that is gone, in two steps between two that live. Every
     member ends with its share, rounded up or down, and nothing moves that need not move for that.
     Without `may_move` the living keep even what is too much, and only what is free is given out.
     """
     alive = dict.fromkeys(sorted(members))
-    holders = _holders(group, partitions, alive, may_move)
+    staying = dict.fromkeys(member for member in alive if member not in leaving)
+    # Without anybody who stays there is nobody to release anything to.
+    holders = _holders(group, partitions, staying or alive, may_move)
     result: list[Partition] = []
     for partition, holder in zip(partitions, holders, strict=True):
         owner = partition.owner if partition.owner in alive else None

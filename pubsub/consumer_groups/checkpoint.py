@@ -19,6 +19,7 @@ from pubsub.limits import (
     COMPLETIONS_MAX,
     DEAD_LETTERS_MAX,
     PARTITIONS_MAX,
+    SKIPPED_MAX,
 )
 from pubsub.rejection import Rejection
 
@@ -33,6 +34,7 @@ class _Progress(NamedTuple):
     release: bool
     completed_count: int
     letters: list[Letter]
+    skipped: list[Letter]
 
     def completes(self, revision: int) -> bool:
         return revision <= self.floor or revision in self.done
@@ -44,6 +46,19 @@ class _Unit(NamedTuple):
     partition: int
     revision: int
     operations: Any
+    others: tuple[int, ...] = ()  # of the batch that the event was handled in
+
+    @property
+    def revisions(self) -> tuple[int, ...]:
+        return (self.revision, *self.others)
+
+
+class Outcome(NamedTuple):
+    """What a checkpoint did beyond moving forward."""
+
+    refused: list[list[Any]]  # [[partition, revision, code, detail], ...]
+    letters: list[Letter]  # events that became dead letters
+    skipped: list[Letter]  # events that were given up and are none
 
 
 class _Stored(NamedTuple):
@@ -72,14 +87,26 @@ def checkpoint(
 
     Returns `[[partition, revision, code, detail], ...]`: effects that were refused. Such an event
     has had no effect at all and is a dead letter.
+
+    In entries of version 2 a partition may have an eighth item: those that were given up without
+    becoming dead letters, listed as `dead` is. Effects may have a fourth: the other events of the
+    partition that were handled together with theirs, and become dead letters together with it.
     """
+    outcome = record(apply, group, member, partitions, effects)
+    return outcome if isinstance(outcome, Rejection) else outcome.refused
+
+
+def record(
+    apply: Apply, group: Any, member: Any, partitions: Any, effects: Any
+) -> Outcome | Rejection:
+    """`checkpoint`, and what became of the events."""
     row = tables.load_group(apply.connection, group)
     if row is None:
         return unknown_group(group)
-    progress = _parse_progress(partitions)
+    progress = _parse_progress(partitions, apply.version)
     if isinstance(progress, Rejection):
         return progress
-    units = _parse_effects(effects, progress)
+    units = _parse_effects(effects, progress, apply.version)
     if isinstance(units, Rejection):
         return units
     stored = _load(apply.connection, row.id, progress)
@@ -107,7 +134,13 @@ def checkpoint(
         " dead_held = dead_held + ? WHERE id = ?",
         (token, max(0, completed), len(letters), held, row.id),
     )
-    return refused
+    skipped = [
+        letter
+        for item in progress.values()
+        for letter in item.skipped
+        if not stored[item.partition].completed(letter.revision)
+    ]
+    return Outcome(refused, [letter for _, letter in letters], skipped)
 
 
 def _refusal(
@@ -119,7 +152,7 @@ def _refusal(
     units: list[_Unit],
 ) -> Rejection | None:
     """Why the whole checkpoint is refused, or None."""
-    letters = len(units)
+    letters = sum(len(unit.revisions) for unit in units)
     for item in progress.values():
         before = stored.get(item.partition)
         owner = before.row.owner if before else None
@@ -158,7 +191,10 @@ def _apply_effects(apply: Apply, units: list[_Unit], stored: dict[int, _Stored])
             continue
         result = apply_unit(apply, unit.revision, unit.operations)
         if isinstance(result, Rejection):
-            refused.append([unit.partition, unit.revision, result.code, result.detail])
+            refused += [
+                [unit.partition, revision, result.code, result.detail]
+                for revision in unit.revisions
+            ]
     return refused
 
 
@@ -218,17 +254,18 @@ def _store_progress(
     return token
 
 
-def _parse_progress(partitions: Any) -> dict[int, _Progress] | Rejection:
+def _parse_progress(partitions: Any, version: int) -> dict[int, _Progress] | Rejection:
     """The partitions of a checkpoint by number."""
     if not isinstance(partitions, list | tuple) or len(partitions) > PARTITIONS_MAX:
         return malformed(f"partitions: a list of at most {PARTITIONS_MAX} is needed")
     progress: dict[int, _Progress] = {}
     for item in partitions:
-        if not isinstance(item, list | tuple) or len(item) != 7:
+        if not isinstance(item, list | tuple) or len(item) not in ((7,) if version < 2 else (7, 8)):
             return malformed(
                 "a partition is [partition, token, floor, done, release, completed_count, dead]"
             )
-        number, token, floor, done, release, completed_count, dead = item
+        number, token, floor, done, release, completed_count, dead = item[:7]
+        skipped = item[7] if len(item) == 8 else ()
         if not all(map(is_count, (number, token, floor, completed_count))):
             return malformed("partition, token, floor and completed_count are integers from 0")
         if number in progress:
@@ -239,37 +276,60 @@ def _parse_progress(partitions: Any) -> dict[int, _Progress] | Rejection:
             return malformed("release: true or false is needed")
         if not isinstance(dead, list | tuple) or not all(map(_is_letter, dead)):
             return malformed("dead: a list of [revision, attempts, error] is needed")
+        if not isinstance(skipped, list | tuple) or not all(map(_is_letter, skipped)):
+            return malformed("skipped: a list of [revision, attempts, error] is needed")
         letters = [Letter(*letter) for letter in dead]
+        if len(skipped) > SKIPPED_MAX:
+            return Rejection("limit_exceeded", f"at most {SKIPPED_MAX} skipped events")
+        passed_over = [Letter(*letter) for letter in skipped]
         read = _Progress(
-            number, token, floor, dict.fromkeys(done), release, completed_count, letters
-        )
+            number, token, floor, dict.fromkeys(done), release, completed_count, letters,
+            passed_over,
+        )  # fmt: skip
         if not all(read.completes(letter.revision) for letter in letters):
             return malformed("dead: an event that is given up must be completed")
+        if not all(read.completes(letter.revision) for letter in passed_over):
+            return malformed("skipped: an event that is given up must be completed")
+        named = dict.fromkeys(letter.revision for letter in passed_over)
+        if len(named) < len(passed_over) or any(each.revision in named for each in letters):
+            return malformed("skipped: an event is given up once")
         progress[number] = read
+    if sum(len(item.skipped) for item in progress.values()) > SKIPPED_MAX:
+        return Rejection("limit_exceeded", f"at most {SKIPPED_MAX} skipped events")
     return progress
 
 
-def _parse_effects(effects: Any, progress: dict[int, _Progress]) -> list[_Unit] | Rejection:
+def _parse_effects(
+    effects: Any, progress: dict[int, _Progress], version: int
+) -> list[_Unit] | Rejection:
     """The effects of a checkpoint, each of an event that the checkpoint completes."""
     if not isinstance(effects, list | tuple) or len(effects) > CHECKPOINT_EFFECTS_MAX:
         return malformed(f"effects: a list of at most {CHECKPOINT_EFFECTS_MAX} is needed")
-    units: dict[int, _Unit] = {}
+    units: list[_Unit] = []
+    named: dict[int, None] = {}
     for item in effects:
-        if not isinstance(item, list | tuple) or len(item) != 3:
+        if not isinstance(item, list | tuple) or len(item) not in ((3,) if version < 2 else (3, 4)):
             return malformed("effects: a list of [partition, revision, operations] is needed")
-        number, revision, operations = item
+        number, revision, operations = item[:3]
+        others = item[3] if len(item) == 4 else ()
         if not is_count(number) or not is_count(revision):
             return malformed("effects: partition and revision are integers from 0")
-        # An effect without its completion would be applied again by whoever handles the event next.
-        if number not in progress or not progress[number].completes(revision):
-            return malformed(f"effects: the checkpoint does not complete event {revision}")
-        if revision in units:
-            return malformed(f"effects: event {revision} is named twice")
-        units[revision] = _Unit(number, revision, operations)
-    letters = [letter for item in progress.values() for letter in item.letters]
-    if any(letter.revision in units for letter in letters):
+        if not isinstance(others, list | tuple) or not all(map(is_count, others)):
+            return malformed("effects: a list of revisions is needed for the rest of a batch")
+        unit = _Unit(number, revision, operations, tuple(others))
+        for each in unit.revisions:
+            # An effect without its completion would be applied again by whoever handles the event
+            # next.
+            if number not in progress or not progress[number].completes(each):
+                return malformed(f"effects: the checkpoint does not complete event {each}")
+            if each in named:
+                return malformed(f"effects: event {each} is named twice")
+            named[each] = None
+        units.append(unit)
+    given_up = [each for item in progress.values() for each in (*item.letters, *item.skipped)]
+    if any(letter.revision in named for letter in given_up):
         return malformed("effects: an event that is given up has none")
-    return list(units.values())
+    return units
 
 
 def _is_letter(value: Any) -> bool:

@@ -1,10 +1,11 @@
-"""What an operator does to a group that runs: pausing it, and getting it past one event."""
+"""What is done to a group that runs: pausing it, getting it past one event, and letting retention
+wait for it or not."""
 
 from typing import Any
 
 from pubsub import log
 from pubsub.apply import Apply
-from pubsub.consumer_groups import competing_leases, competing_tables
+from pubsub.consumer_groups import competing_leases, competing_tables, group_settings
 from pubsub.consumer_groups import group_tables as tables
 from pubsub.consumer_groups.assignment import partition_of
 from pubsub.consumer_groups.competing_tables import CompetingGroup
@@ -34,6 +35,18 @@ def resume(apply: Apply, group: Any) -> bool | Rejection:
         return unknown_group(group)
     apply.connection.execute("DELETE FROM group_pauses WHERE group_id = ?", (row.id,))
     return _has_changed(apply)
+
+
+def protect(apply: Apply, group: Any, protected: bool) -> bool | Rejection:
+    """Let retention wait for a group, or not; returns whether that is new."""
+    row = tables.load_group(apply.connection, group)
+    if row is None:
+        return unknown_group(group)
+    settings = group_settings.load(apply.connection, row.id)
+    if settings.protected == protected:
+        return False
+    group_settings.store(apply.connection, row.id, settings._replace(protected=protected))
+    return True
 
 
 def skip(apply: Apply, group: Any, revision: Any) -> bool | Rejection:

@@ -6,6 +6,9 @@ refused, so a member that was paused beyond its session can no longer complete a
 
 In a group with a cooldown what nobody owns is given out at once, and partitions move between living
 members only when the last move is that long ago: a rolling restart takes nothing from the living.
+
+A member that starts in the place of another one names it when it joins. The other is leaving from
+then on: it keeps what it has until it has released it, and gets nothing more.
 """
 
 from collections.abc import Sequence
@@ -35,17 +38,29 @@ CREATE TABLE IF NOT EXISTS group_moves(
     due_ms INTEGER                   -- when those may move that should; NULL: none should
 ) STRICT;
 CREATE INDEX IF NOT EXISTS group_moves_by_due ON group_moves(due_ms);
+CREATE TABLE IF NOT EXISTS group_leavers(
+    group_id INTEGER NOT NULL,
+    member TEXT NOT NULL,            -- has a successor: what it owns moves as it releases it
+    PRIMARY KEY(group_id, member)
+) STRICT, WITHOUT ROWID;
 """
-TABLES_BY_GROUP: Final = ("group_moves",)
+TABLES_BY_GROUP: Final = ("group_moves", "group_leavers")
 
 
-def join(apply: Apply, group: Any, member: Any, ttl_ms: Any) -> int | Rejection:
+def join(
+    apply: Apply, group: Any, member: Any, ttl_ms: Any, predecessor: Any = None
+) -> int | Rejection:
     """Make `member` share the group's partitions; returns its session's deadline.
 
     To join means "I start": joining again fences whatever ran under this name before, by new tokens
-    for the partitions that the member already owns.
+    for the partitions that the member already owns. `predecessor` is the member, if it is still
+    there, that this one starts in the place of: it is asked to release all that it has.
     """
     problem = validate_name(member, "member")
+    if problem is None and predecessor is not None:
+        problem = validate_name(predecessor, "predecessor")
+        if predecessor == member:
+            problem = "predecessor: no member follows itself"
     if problem:
         return malformed(problem)
     if not is_count(ttl_ms) or not SESSION_TTL_MS_MIN <= ttl_ms <= SESSION_TTL_MS_MAX:
@@ -65,6 +80,9 @@ def join(apply: Apply, group: Any, member: Any, ttl_ms: Any) -> int | Rejection:
     deadline_ms = apply.elapsed_ms + int(ttl_ms)
     execute("INSERT OR REPLACE INTO group_sessions VALUES(?, ?, ?)", (member, ttl_ms, deadline_ms))
     execute("INSERT OR IGNORE INTO group_members VALUES(?, ?)", (member, row.id))
+    execute("DELETE FROM group_leavers WHERE group_id = ? AND member = ?", (row.id, member))
+    if predecessor in others:
+        execute("INSERT OR IGNORE INTO group_leavers VALUES(?, ?)", (row.id, predecessor))
     if member in others:
         row = _disown(apply, row, member)
     _rebalance(apply, row)
@@ -166,6 +184,13 @@ def _members(connection: apsw.Connection, group_id: int) -> list[str]:
     return [str(member) for (member,) in rows]
 
 
+def _leaving(connection: apsw.Connection, group_id: int) -> list[str]:
+    rows = connection.execute(
+        "SELECT member FROM group_leavers WHERE group_id = ? ORDER BY member", (group_id,)
+    )
+    return [str(member) for (member,) in rows]
+
+
 def _groups_of(connection: apsw.Connection, member: str) -> list[Group]:
     rows = connection.execute(
         "SELECT g.* FROM group_members AS m JOIN consumer_groups AS g ON g.id = m.group_id"
@@ -180,6 +205,7 @@ def _leave_groups(apply: Apply, member: str, groups: Sequence[Group], *, left: b
     execute = apply.connection.execute
     for row in groups:
         execute("DELETE FROM group_members WHERE member = ? AND group_id = ?", (member, row.id))
+        execute("DELETE FROM group_leavers WHERE member = ? AND group_id = ?", (member, row.id))
         competing_leases.end(apply, row.id, member, left=left)
         _rebalance(apply, row)
     execute(
@@ -224,6 +250,7 @@ def _rebalance(apply: Apply, row: Group) -> None:
     if settings.is_competing:
         return
     members = _members(connection, row.id)
+    leaving = _leaving(connection, row.id)
     before = tables.load_partitions(connection, row.id)
     moved_ms = None
     if settings.cooldown_ms:
@@ -231,7 +258,7 @@ def _rebalance(apply: Apply, row: Group) -> None:
             "SELECT moved_ms FROM group_moves WHERE group_id = ?", (row.id,)
         ).get
     may_move = moved_ms is None or apply.elapsed_ms - moved_ms >= settings.cooldown_ms
-    after, token = assign(row.name, before, members, row.token, may_move=may_move)
+    after, token = assign(row.name, before, members, row.token, leaving=leaving, may_move=may_move)
     changed = [new for old, new in zip(before, after, strict=True) if new != old]
     if changed:
         tables.store_partitions(connection, row.id, changed)
@@ -240,7 +267,7 @@ def _rebalance(apply: Apply, row: Group) -> None:
     if settings.cooldown_ms:
         if any(map(_has_moved, before, after)):
             moved_ms = apply.elapsed_ms
-        is_balanced = assign(row.name, after, members, token)[0] == after
+        is_balanced = assign(row.name, after, members, token, leaving=leaving)[0] == after
         due_ms = None if is_balanced or moved_ms is None else moved_ms + settings.cooldown_ms
         connection.execute(
             "INSERT OR REPLACE INTO group_moves VALUES(?, ?, ?)", (row.id, moved_ms, due_ms)

@@ -13,8 +13,10 @@ from cluster.machine import Machine
 from cluster.raft.sqlite_log import SqliteLog
 from cluster.storage import Storage
 from hooks.events.publisher import payload
+from hooks.replicated import registrations, settings
 from pubsub import groups, log, retention
 from pubsub.publishing import delayed
+from tests.cluster.entries import Driver
 
 CLUSTER_IDS = {
     "format-1": "2a9f373ae3dddb50f94af873279e6d89",
@@ -71,6 +73,28 @@ def check_groups(machine: Machine) -> None:
     (delayed_event,), _ = delayed.page(connection, 0, 10)
     assert delayed_event.topic == "jobs.later"
     assert [rule["pattern"] for rule in retention.listing(connection)] == ["jobs.>"]
+
+
+@pytest.mark.parametrize("golden", FORMATS, ids=lambda path: path.name)
+def test_a_golden_state_goes_on_with_what_came_later(golden: Path, tmp_path: Path) -> None:
+    """The tables that it lacks are there: handlers are registered, and found after a restart."""
+    path = tmp_path / "state.db"
+    shutil.copy(golden / "state.db", path)
+    driver = Driver(path)
+    driver.wall_ms, driver.elapsed_ms = driver.machine.wall_ms, driver.machine.elapsed_ms
+    before = driver.machine.revision
+    policy = {
+        "name": "audit", "pattern": "jobs.>", "version": 1, "type": "shell", "scope": "cluster",
+        "partitions": 1,
+    }  # fmt: skip
+    assert driver.do("hook.register", "a", [[policy, True, None]])[0][2] == "registered"
+    assert driver.do("hook.disable", "audit", "for now") is True
+    driver.do("hook.settings", {"publish_topics": ["jobs.>"]})
+    assert driver.machine.revision == before + 3
+    driver.reopen()
+    assert not registrations.load(driver.connection)["audit"].enabled
+    assert settings.publish_topics(driver.connection) == ("jobs.>",)
+    driver.connection.close()
 
 
 def test_there_is_a_golden_directory() -> None:
