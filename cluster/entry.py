@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import apsw
 
+from hooks.replicated import capture
 from pubsub.apply import Apply, Run
 from pubsub.rejection import Rejection
 
@@ -25,12 +26,14 @@ class Entry(Apply):
     being iterated needs `connection.execute`, which makes a cursor of its own.
     """
 
-    __slots__ = ("execute", "rows")
+    __slots__ = ("capture", "execute", "rows")
 
     def __init__(self, connection: apsw.Connection, run: Run) -> None:
         super().__init__(connection, run)
         self.execute: Callable[..., Any] = connection.cursor().execute
         self.rows: dict[str, StoredRow] = {}
+        # What the log keeps of values that are put; None: all of every value.
+        self.capture: capture.Rules | None = capture.load(connection)
 
     def remember(self, key: str, row: StoredRow) -> None:
         """What `key` holds from now on. HOT."""

@@ -33,13 +33,16 @@ class Housekeeping:
         needed_index: Callable[[], int],
         log_entries_max: int,
         log_bytes_max: int,
+        on_cut: Callable[[int, int], None] = lambda index, term: None,
     ) -> None:
+        """`on_cut` is told the entry up to which the log is gone from now on, by index and term."""
         self._storage = storage
         self._log = log
         self._wake = wake
         self._needed_index = needed_index
         self._entries_max = log_entries_max
         self._bytes_max = log_bytes_max
+        self._on_cut = on_cut
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -68,6 +71,7 @@ class Housekeeping:
         if index > log.first.index:
             log.compact(index)
             self._wake()
+            self._on_cut(index, log.first.term)
         while log.sweep(SWEEP_ROWS):
             self._wake()
             await trio.sleep(SWEEP_EVERY_S)

@@ -201,7 +201,9 @@ def store(
             (revision, version, expires_ms, value, identity),
         )
     apply.remember(key, (identity, create_revision, revision, version, expires_ms, value))
-    data = (value, create_revision, version, previous_revision, expires_ms)
+    data: tuple[Any, ...] = (value, create_revision, version, previous_revision, expires_ms)
+    if apply.capture is not None:
+        data = apply.capture.applied(key, data)
     return apply.emit(KV_WRITE_COMMITTED, key, data, apply.meta)
 
 

@@ -37,6 +37,7 @@ from cluster.operations import (
 )
 from cluster.registry import OPERATIONS, Operation, by_version
 from cluster.sessions import NEW, Sessions
+from hooks.replicated import registrations, reports, settings
 from pubsub import log
 from pubsub.events import (
     CLUSTER_LEADER_ELECTED,
@@ -346,6 +347,8 @@ class Machine:
         revision = emit(CLUSTER_MEMBERSHIP_CHANGED, None, (voters, learners, node, change), None)
         if change == "removed":
             emit(CLUSTER_NODE_REMOVED, None, (node,), None)
+            reports.forget(self.connection, node)
+            registrations.remove_node(self._apply, node)
         elif change != "promoted":
             emit(CLUSTER_NODE_ADDED, None, (node, address, change.removeprefix("added_")), None)
         self.members = members
@@ -359,6 +362,8 @@ class Machine:
             "session.open": Operation(self._open_session, 0, 0),
             "session.close": Operation(self._close_session, 1, 1),
             "session.expire": Operation(self._expire_sessions, 1, 1),
+            "hook.register": Operation(self._register_hooks, 2, 2, revocable=True, since=2),
+            "hook.settings": Operation(self._change_hook_settings, 1, 2, since=2),
         }
 
     def _open_session(self, apply: Entry) -> int | Rejection:
@@ -379,6 +384,23 @@ class Machine:
         if not is_count(up_to_elapsed_ms):
             return _malformed("session.expire: an integer from 0 is needed")
         return self._sessions.expire(min(up_to_elapsed_ms, apply.elapsed_ms))
+
+    def _register_hooks(self, apply: Entry, node: Any, handlers: Any) -> list[Any] | Rejection:
+        """`hook.register [node, handlers]`."""
+        return self._is_no_member(node) or registrations.register(apply, node, handlers)
+
+    def _change_hook_settings(
+        self, apply: Entry, values: Any, node: Any = None
+    ) -> list[Any] | Rejection:
+        """`hook.settings [values, node]`, without a node from an operator."""
+        refused = None if node is None else self._is_no_member(node)
+        return refused or settings.change(apply, values, node)
+
+    def _is_no_member(self, node: Any) -> Rejection | None:
+        """What a node that was removed meanwhile says of itself nobody would ever take back."""
+        if not self.members or any(member[0] == node for member in self.members):
+            return None
+        return Rejection("unknown_member", "a node speaks for itself only while it is a member")
 
 
 _CHANGES: Final = ("added_learner", "added_voter", "promoted", "removed")

@@ -12,10 +12,16 @@ from typing import Any, Final, NamedTuple
 
 from cluster import kv, letters, publishing, transactions
 from cluster.operations import VERSION
+from hooks.replicated import (
+    capture,
+    completion,
+    handler_groups,
+    reports,
+    switches,
+)
 from hooks.replicated.trigger import trigger
 from pubsub import groups, retention
 from pubsub.consumer_groups import competing, dead_letters, membership, replays
-from pubsub.consumer_groups.checkpoint import checkpoint
 from pubsub.publishing import delayed, message_ids
 
 
@@ -43,16 +49,16 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "delayed.cancel": Operation(delayed.cancel, 1, 1, nestable=True, since=2),
     "delayed.publish": Operation(delayed.publish, 2, 2, since=2),
     "message.forget": Operation(message_ids.forget, 1, 1, since=2),
-    "group.define": Operation(groups.define, 5, 6, revocable=True, arguments_max_v1=5),
+    "group.define": Operation(handler_groups.define, 5, 6, revocable=True, arguments_max_v1=5),
     "group.remove": Operation(groups.remove, 1, 1, revocable=True),
-    "group.join": Operation(membership.join, 3, 3, revocable=True),
+    "group.join": Operation(membership.join, 3, 4, revocable=True, arguments_max_v1=3),
     "group.keepalive": Operation(membership.keepalive, 1, 1, revocable=True),
     "group.leave": Operation(membership.leave, 1, 2, revocable=True),
     "group.expire": Operation(membership.expire, 1, 1, revocable=True),
-    "group.checkpoint": Operation(checkpoint, 4, 4, revocable=True),
+    "group.checkpoint": Operation(completion.checkpoint, 4, 4, revocable=True),
     "group.seek": Operation(groups.seek, 2, 2, revocable=True),
     "group.pause": Operation(groups.pause, 1, 1, since=2),
-    "group.resume": Operation(groups.resume, 1, 1, since=2),
+    "group.resume": Operation(handler_groups.resume, 1, 1, since=2),
     "group.skip": Operation(groups.skip, 2, 2, since=2),
     "group.rebalance": Operation(groups.rebalance, 1, 1, since=2),
     "group.fetch": Operation(competing.fetch, 4, 4, since=2),
@@ -68,7 +74,15 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "replay.start": Operation(replays.start, 2, 4, since=2),
     "replay.cancel": Operation(replays.cancel, 1, 1, since=2),
     "replay.step": Operation(replays.step, 2, 2, since=2),
+    "capture.set": Operation(capture.set_rule, 2, 3, since=2),
+    "capture.delete": Operation(capture.delete_rule, 1, 1, since=2),
+    "capture.seed": Operation(capture.seed, 1, 1, since=2),
+    "system.report": Operation(reports.report, 5, 5, since=2),
+    "health.report": Operation(reports.health, 2, 3, since=2),
     "hook.trigger": Operation(trigger, 3, 3),
+    "hook.enable": Operation(switches.enable, 1, 2, revocable=True, since=2),
+    "hook.disable": Operation(switches.disable, 1, 2, since=2),
+    "hook.forget": Operation(switches.forget, 1, 1, since=2),
 }
 
 

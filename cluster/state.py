@@ -10,6 +10,7 @@ May not: decide anything. What the rows mean is the business of the machine.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -19,6 +20,7 @@ import msgpack
 
 from cluster import kv, sessions
 from cluster.corruption import CorruptState, UnsupportedState, storage_error
+from hooks.replicated import capture, registrations, reports, settings
 from pubsub import groups, log, retention
 from pubsub.publishing import delayed, message_ids, topic_tails
 
@@ -70,9 +72,18 @@ _SCHEMAS_2: Final = (
     delayed.SCHEMA,
     groups.SCHEMA,  # some of its tables are newer than others
     retention.SCHEMA,
+    capture.SCHEMA,
+    reports.SCHEMA,
+    registrations.SCHEMA,
+    settings.SCHEMA,
 )
-"""Tables of format 2, added to a state of format 1 when it is opened: an older state has none of
-what stands in them, and without a row all is as it was."""
+"""Tables of format 2, added to a state that lacks them when it is opened: it has none of what
+stands in them, and without a row all is as it was."""
+_NAMES_2: Final = frozenset(
+    name
+    for schema in _SCHEMAS_2
+    for name in re.findall(r"CREATE (?:TABLE|INDEX) IF NOT EXISTS (\w+)", schema)
+)
 
 
 class Meta(NamedTuple):
@@ -300,8 +311,15 @@ def _initialise(connection: apsw.Connection, path: str) -> None:
     connection.pragma("journal_mode", "WAL")
 
 
+def _lacks_tables(connection: apsw.Connection) -> bool:
+    """Whether the state was made before some of the tables were thought of."""
+    rows = connection.execute("SELECT name FROM sqlite_schema").fetchall()
+    there = {name for (name,) in rows}
+    return not there.issuperset(_NAMES_2)
+
+
 def _upgrade(connection: apsw.Connection) -> None:
-    """Bring a state of an older format to ours, in one transaction."""
+    """Bring an older state to ours, in one transaction."""
     connection.execute("BEGIN IMMEDIATE")
     for schema in _SCHEMAS_2:
         connection.execute(schema).fetchall()
@@ -316,7 +334,7 @@ def _check(connection: apsw.Connection, path: str, applied_index_min: int) -> No
     found = int(connection.pragma("user_version"))
     if found > FORMAT:
         raise UnsupportedState(path, found, FORMAT)
-    if found < FORMAT:
+    if found < FORMAT or _lacks_tables(connection):
         _upgrade(connection)
     # The VFS believes the header, so a flipped byte there would turn all other checks off.
     if path != MEMORY and int(connection.pragma("checksum_verification") or 0) != 1:

@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from hooks.events import publisher
+from hooks.events.catalogue import TRIGGERED, TRIGGERED_TOPIC_HEADER
 from pubsub.consumer_groups.addressing import resolve
 from pubsub.events import Event
 
-TRIGGER_TOPIC: Final = "hooks.hook.triggered"
-TRIGGER_HEADER: Final = "triggered-topic"
+TRIGGER_TOPIC: Final = TRIGGERED
+TRIGGER_HEADER: Final = TRIGGERED_TOPIC_HEADER
 JSON_TYPE: Final = "application/json"
 
 
@@ -59,6 +60,7 @@ class Delivery(NamedTuple):
             document |= {"type": self.topic, "data": self.payload(), "triggered": True}
             document["datacontenttype"] = JSON_TYPE
             document.pop("data_base64", None)
+            document.pop("dataschema", None)  # a person's payload is of no type of ours
         if self.replayed:
             document["replayed"] = True
         if self.redrives:

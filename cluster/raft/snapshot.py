@@ -113,9 +113,13 @@ class Snapshots:
         return True
 
     def close(self) -> None:
+        self.stop_sending()
+        self._stop_receiving()
+
+    def stop_sending(self) -> None:
+        """Let go of the copies that are on their way to peers."""
         for name in list(self._sending):
             self._drop(name)
-        self._stop_receiving()
 
     # --- sending ---
 

@@ -1,124 +1,309 @@
-"""The catalogue of the cluster's own event types, and patterns that none of them matches."""
+"""The catalogue of the cluster's own event types, and patterns that none of them matches.
+
+It is closed: whatever stands below `hooks.` in a log is one of these, or was written by a newer
+release.
+"""
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from hooks.events.schema import DIALECT, EventType, Field
 from pubsub.events import SYSTEM_TOPICS
 from pubsub.topics import Pattern, closest, validate_pattern
 
+VERSION: Final = 2  # of the catalogue: rises with every type or field that is added
 
-class EventType(NamedTuple):
-    """One kind of event: what it says, and the JSON types of the fields of its payload."""
+# A trigger is a fact of its own that carries the topic it imitates: `hooks/delivery.py`. Stored
+# under its text, not under a code, since before there were codes for topics of hooks.
+TRIGGERED: Final = "hooks.hook.triggered"
+TRIGGERED_TOPIC_HEADER: Final = "triggered-topic"
 
-    topic: str
-    summary: str
-    fields: Mapping[str, str]  # name -> JSON type; "|null" after it where the value may be missing
+_KEY: Final = Field("string", "The key.")
+_REVISION_BEFORE: Final = Field("integer", "The revision that the key was at before.")
+_NODE: Final = Field("string", "The node's name.")
+_HANDLER: Final = Field("string", "The handler's name.")
+_VOTERS: Final = Field("array", "The names of the voters.", items="string")
+_LEARNERS: Final = Field("array", "The names of the learners.", items="string")
 
-    def json_schema(self) -> dict[str, Any]:
-        """The payload's shape as JSON Schema 2020-12."""
-        return {
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            "title": self.topic,
-            "description": self.summary,
-            "type": "object",
-            "properties": {name: _schema(kind) for name, kind in self.fields.items()},
-            "required": list(self.fields),
-        }
+_KV: Final = (
+    EventType(
+        "hooks.kv.write_committed",
+        "A key was written, by a put, a batch or a transaction.",
+        {
+            "key": _KEY,
+            "value": Field("string|null", "The value, or what a rule of capture left of it."),
+            "value_encoding": Field(
+                "string|null", "How the text stands for the bytes.", ("utf-8", "base64")
+            ),
+            "value_size_bytes": Field("integer", "The size of the value that was written."),
+            "is_create": Field("boolean", "Whether the key did not exist before."),
+            "version": Field("integer", "How many puts made this key: 1 for a new one."),
+            "create_revision": Field("integer", "The revision at which the key came to be."),
+            "previous_revision": Field(
+                "integer|null", "The revision that the key was at before, if it existed."
+            ),
+            "expires_ms": Field(
+                "integer|null", "When it expires, in milliseconds on the cluster's wall clock."
+            ),
+            "value_capture": Field(
+                "string",
+                "What the log has of the value, by the rule for the key's prefix.",
+                ("full", "truncated", "hash", "none"),
+            ),
+            "value_sha256": Field(
+                "string|null", "SHA-256 of the whole value in hexadecimal: hash and truncated."
+            ),
+        },
+        version=2,
+    ),
+    EventType(
+        "hooks.kv.delete_committed",
+        "A key that existed was deleted. Deleting a key that does not exist is no event.",
+        {
+            "key": _KEY,
+            "existed": Field("boolean", "Always true."),
+            "previous_revision": _REVISION_BEFORE,
+            "version": Field("integer", "How many puts the key had."),
+        },
+    ),
+    EventType(
+        "hooks.kv.ttl_expired",
+        "A key was removed because its time to live was over on the cluster's clock.",
+        {
+            "key": _KEY,
+            "previous_revision": _REVISION_BEFORE,
+            "version": Field("integer", "How many puts the key had."),
+            "expires_ms": Field("integer", "When its time was over."),
+        },
+    ),
+)
 
+_CLUSTER: Final = (
+    EventType(
+        "hooks.cluster.leader_elected",
+        "A node became leader; once per term that had a leader.",
+        {
+            "new_leader": Field("string", "The node that leads in this term."),
+            "previous_leader": Field("string|null", "Who led before, if anybody ever did."),
+            "term": Field("integer", "The term."),
+            "voters": _VOTERS,
+            "learners": _LEARNERS,
+        },
+    ),
+    EventType(
+        "hooks.cluster.membership_changed",
+        "The set of voters or learners changed.",
+        {
+            "voters": _VOTERS,
+            "learners": _LEARNERS,
+            "affected_node": Field("string", "The node that was added, promoted or removed."),
+            "change_type": Field(
+                "string",
+                "What happened to it.",
+                ("added_learner", "added_voter", "promoted", "removed"),
+            ),
+        },
+    ),
+    EventType(
+        "hooks.cluster.node_added",
+        "A node became a member of the cluster.",
+        {
+            "node": _NODE,
+            "address": Field("string", "Where its peers reach it."),
+            "role": Field("string", "As what it was added.", ("learner", "voter")),
+        },
+    ),
+    EventType(
+        "hooks.cluster.node_removed",
+        "A node is no longer a member of the cluster.",
+        {"node": _NODE},
+    ),
+)
+
+_SYSTEM: Final = (
+    EventType(
+        "hooks.system.retention_capped",
+        "The cap of the whole log took events that a protected group had not dealt with.",
+        {
+            "first_revision": Field("integer", "The oldest event that is left."),
+            "groups": Field("array", "The groups that lost some.", items="string"),
+        },
+    ),
+    EventType(
+        "hooks.system.snapshot_created",
+        "A node made its state durable and let go of the Raft log before it.",
+        {
+            "node": _NODE,
+            "index": Field("integer", "The Raft log is gone up to this index."),
+            "term": Field("integer", "The term of the entry at that index."),
+            "size_bytes": Field("integer", "The size of the state."),
+        },
+    ),
+    EventType(
+        "hooks.system.snapshot_installed",
+        "A node that was too far behind took over a copy of another node's state.",
+        {
+            "node": _NODE,
+            "index": Field("integer", "The copy has everything up to this index."),
+            "term": Field("integer", "The term of the entry at that index."),
+            "size_bytes": Field("integer", "The size of the copy."),
+            "from": Field("string|null", "The node that sent it, where it is known."),
+        },
+    ),
+    EventType(
+        "hooks.system.health_changed",
+        "The leader cannot reach a member any more, or reaches it again.",
+        {
+            "node": _NODE,
+            "previous": Field("string", "How it was before.", ("healthy", "unreachable")),
+            "current": Field("string", "How it is from now on.", ("healthy", "unreachable")),
+            "reason": Field("string|null", "What the leader saw."),
+        },
+    ),
+    EventType(
+        "hooks.system.node_started",
+        "A node started and serves. Handlers of node scope can bring up to date what they keep.",
+        {
+            "node": _NODE,
+            "version": Field("string", "The release that it runs."),
+            "uid": Field("string", "The identity of its data directory."),
+        },
+    ),
+    EventType(
+        "hooks.system.node_stopped",
+        "A node is about to stop because it was asked to. One that dies says nothing.",
+        {"node": _NODE, "reason": Field("string|null", "Why it stops.")},
+    ),
+    EventType(
+        "hooks.system.config_reloaded",
+        "A node read its configuration again.",
+        {
+            "node": _NODE,
+            "accepted": Field("boolean", "Whether it goes by it from now on."),
+            "changes": Field("array", "What is different.", items="string"),
+            "problems": Field(
+                "array", "What is wrong with it, or takes a restart.", items="string"
+            ),
+        },
+    ),
+    EventType(
+        "hooks.system.settings_changed",
+        "A setting of the whole cluster has another value.",
+        {
+            "name": Field("string", "The setting."),
+            "value": Field("any", "Its value from now on."),
+            "actor": Field("string|null", "Who changed it."),
+        },
+    ),
+)
+
+_HOOK: Final = (
+    EventType(
+        TRIGGERED,
+        "Somebody made an event by hand. Handlers get it under the topic that it imitates.",
+        {
+            "topic": Field("string", "The topic that it imitates."),
+            "key": Field("string|null", "The key that was given."),
+            "payload": Field("any", "The payload that was given."),
+        },
+    ),
+    EventType(
+        "hooks.hook.registered",
+        "A handler is new to the cluster, or its policy is another from now on.",
+        {
+            "handler": _HANDLER,
+            "version": Field("integer", "The version of the policy in force."),
+            "node": Field("string", "The node that registered it."),
+            "change": Field(
+                "string",
+                "What is new about it: a new handler, another policy, or one that was removed.",
+                ("registered", "changed", "back"),
+            ),
+        },
+    ),
+    EventType(
+        "hooks.hook.failed",
+        "A handler has given up on an event. Of events below `hooks.hook.` this is not said.",
+        {
+            "handler": _HANDLER,
+            "revision": Field("integer", "The event."),
+            "topic": Field("string|null", "The event's topic."),
+            "key": Field("string|null", "The event's key."),
+            "attempts": Field("integer", "How often it was tried."),
+            "error": Field("string|null", "What the last attempt said."),
+            "node": Field("string|null", "Where the last attempt was made."),
+            "verdict": Field("string", "What became of it.", ("dead_letter", "skipped")),
+        },
+    ),
+    EventType(
+        "hooks.hook.disabled",
+        "A handler was disabled on every node. Its events wait.",
+        {"handler": _HANDLER, "reason": Field("string|null", "Why, as it was said.")},
+    ),
+    EventType(
+        "hooks.hook.enabled",
+        "A handler was enabled on every node.",
+        {"handler": _HANDLER},
+    ),
+    EventType(
+        "hooks.hook.removed",
+        "No node has this handler any more. Retention does not wait for it.",
+        {"handler": _HANDLER, "node": Field("string|null", "The node that had it last.")},
+    ),
+    EventType(
+        "hooks.hook.load_failed",
+        "A node cannot load the code of a handler, and runs without it.",
+        {
+            "handler": Field("string", "The handler, or the module or file that it should be in."),
+            "node": _NODE,
+            "problem": Field("string", "What is wrong."),
+        },
+    ),
+)
+
+_GROUP: Final = (
+    EventType(
+        "hooks.group.event_replayed",
+        "A consumer group gets an event of the past again, because a replay was asked for.",
+        {
+            "group": Field("string", "The group."),
+            "revision": Field("integer", "The event that it gets again."),
+        },
+    ),
+    EventType(
+        "hooks.group.event_redriven",
+        "A consumer group gets a dead letter again, as it was or as it was edited.",
+        {
+            "group": Field("string", "The group."),
+            "revision": Field("integer", "The event that it gets again."),
+            "topic": Field("string", "Its topic."),
+            "data": Field("array", "Its data, as it was or as it was edited."),
+            "redrives": Field("integer", "How often it came back out of the dead letters."),
+        },
+    ),
+)
 
 # The closed set of the cluster's own event types, by topic.
 CATALOGUE: Final[Mapping[str, EventType]] = {
-    event_type.topic: event_type
-    for event_type in (
-        EventType(
-            "hooks.kv.write_committed",
-            "A key was written, by a put, a batch or a transaction.",
-            {
-                "key": "string",
-                "value": "string",
-                "value_encoding": "string",
-                "value_size_bytes": "integer",
-                "is_create": "boolean",
-                "version": "integer",
-                "create_revision": "integer",
-                "previous_revision": "integer|null",
-                "expires_ms": "integer|null",
-            },
-        ),
-        EventType(
-            "hooks.kv.delete_committed",
-            "A key that existed was deleted. Deleting a key that does not exist is no event.",
-            {
-                "key": "string",
-                "existed": "boolean",
-                "previous_revision": "integer",
-                "version": "integer",
-            },
-        ),
-        EventType(
-            "hooks.kv.ttl_expired",
-            "A key was removed because its time to live was over on the cluster's clock.",
-            {
-                "key": "string",
-                "previous_revision": "integer",
-                "version": "integer",
-                "expires_ms": "integer",
-            },
-        ),
-        EventType(
-            "hooks.cluster.leader_elected",
-            "A node became leader; once per term that had a leader.",
-            {
-                "new_leader": "string",
-                "previous_leader": "string|null",
-                "term": "integer",
-                "voters": "array",
-                "learners": "array",
-            },
-        ),
-        EventType(
-            "hooks.cluster.membership_changed",
-            "The set of voters or learners changed.",
-            {
-                "voters": "array",
-                "learners": "array",
-                "affected_node": "string",
-                "change_type": "string",
-            },
-        ),
-        EventType(
-            "hooks.cluster.node_added",
-            "A node became a member of the cluster.",
-            {"node": "string", "address": "string", "role": "string"},
-        ),
-        EventType(
-            "hooks.cluster.node_removed",
-            "A node is no longer a member of the cluster.",
-            {"node": "string"},
-        ),
-        EventType(
-            "hooks.system.retention_capped",
-            "The cap of the whole log took events that a protected group had not dealt with.",
-            {"first_revision": "integer", "groups": "array"},
-        ),
-        EventType(
-            "hooks.group.event_replayed",
-            "A consumer group gets an event of the past again, because a replay was asked for.",
-            {"group": "string", "revision": "integer"},
-        ),
-        EventType(
-            "hooks.group.event_redriven",
-            "A consumer group gets a dead letter again, as it was or as it was edited.",
-            {
-                "group": "string",
-                "revision": "integer",
-                "topic": "string",
-                "data": "array",
-                "redrives": "integer",
-            },
-        ),
-    )
+    event_type.topic: event_type for event_type in (*_KV, *_CLUSTER, *_SYSTEM, *_HOOK, *_GROUP)
 }
+
+
+def document() -> dict[str, Any]:
+    """The whole catalogue, for programs: `cluster hook events --json`."""
+    return {
+        "version": VERSION,
+        "dialect": DIALECT,
+        "events": [
+            {
+                "topic": event_type.topic,
+                "version": event_type.version,
+                "summary": event_type.summary,
+                "schema": event_type.json_schema(),
+            }
+            for event_type in CATALOGUE.values()
+        ],
+    }
 
 
 def pattern_problem(text: str) -> str | None:
@@ -131,7 +316,10 @@ def pattern_problem(text: str) -> str | None:
     if problem or not text.startswith("hooks."):
         return problem
     matches = Pattern(text).matches
-    if any(matches(topic) for topic in CATALOGUE):
+    matched = [topic for topic in CATALOGUE if matches(topic)]
+    if matched == [TRIGGERED]:
+        return "pattern: a triggered event reaches handlers under the topic that it imitates"
+    if matched:
         return None
     spellings = list(CATALOGUE)
     for topic in CATALOGUE:
@@ -149,10 +337,5 @@ def _family_of(text: str) -> str:
     return f"; there are {', '.join(known)}" if known else ""
 
 
-def _schema(kind: str) -> dict[str, Any]:
-    kind, _, optional = kind.partition("|")
-    return {"type": [kind, "null"] if optional else kind}
-
-
 # A catalogue that forgot a topic would let a handler for it be called misspelt.
-assert set(CATALOGUE) == set(SYSTEM_TOPICS.values())
+assert set(CATALOGUE) == {*SYSTEM_TOPICS.values(), TRIGGERED}

@@ -8,9 +8,10 @@ structure. `catalogue` lists the event types. Nothing here decides anything abou
 import base64
 import json
 from collections.abc import Callable, Mapping
+from itertools import zip_longest
 from typing import Any, Final
 
-from hooks.events.catalogue import CATALOGUE
+from hooks.events.catalogue import CATALOGUE, TRIGGERED, TRIGGERED_TOPIC_HEADER
 from pubsub import cloudevents
 from pubsub.events import Event
 
@@ -22,6 +23,8 @@ def payload(event: Event) -> Payload:
     build = _PAYLOADS.get(event.topic)
     if build is not None:
         return build(event)
+    if event.topic in CATALOGUE:
+        return _as_catalogued(event)
     if event.is_system:
         # An event type of a newer release: shown as it is stored rather than not at all.
         return {"key": event.key, "data": _plain(event.data)}
@@ -32,33 +35,47 @@ def cloud_event(event: Event, cluster_id: str) -> Payload:
     """The event in the JSON format of CloudEvents 1.0 (pubsub/cloudevents.py)."""
     if not event.is_system:
         return cloudevents.to_structured(cloudevents.of_user_event(event, cluster_id))
-    attributes = cloudevents.attributes(event, cluster_id)
-    return {**attributes, "datacontenttype": cloudevents.JSON_TYPE, "data": payload(event)}
+    return {**_attributes(event, cluster_id), "data": payload(event)}
 
 
 def binary_cloud_event(event: Event, cluster_id: str) -> tuple[dict[str, str], bytes]:
     """The same in the binary mode: headers and body."""
     if not event.is_system:
         return cloudevents.to_binary(cloudevents.of_user_event(event, cluster_id))
-    attributes = cloudevents.attributes(event, cluster_id)
-    attributes["datacontenttype"] = cloudevents.JSON_TYPE
+    attributes = _attributes(event, cluster_id)
     body = json.dumps(payload(event), ensure_ascii=False).encode()
     return cloudevents.to_binary(cloudevents.CloudEvent(attributes, body))
 
 
+def _attributes(event: Event, cluster_id: str) -> dict[str, cloudevents.Attribute]:
+    """Those of one of the cluster's own events."""
+    found = cloudevents.attributes(event, cluster_id)
+    found["datacontenttype"] = cloudevents.JSON_TYPE
+    event_type = CATALOGUE.get(event.topic)
+    if event_type is not None:
+        found["dataschema"] = event_type.schema_id
+    return found
+
+
 def _write_committed(event: Event) -> Payload:
-    value, create_revision, version, previous_revision, expires_ms = event.data[:5]
-    text, encoding = _text(value)
+    value, create_revision, version, previous_revision, expires_ms, captured = (
+        *event.data,
+        None,
+    )[:6]
+    mode, size, digest = captured[:3] if captured else ("full", len(value), None)
+    text, encoding = (None, None) if value is None else _text(value)
     return {
         "key": event.key,
         "value": text,
         "value_encoding": encoding,
-        "value_size_bytes": len(value),
+        "value_size_bytes": size,
         "is_create": previous_revision == 0,
         "version": version,
         "create_revision": create_revision,
         "previous_revision": previous_revision or None,
         "expires_ms": expires_ms,
+        "value_capture": mode,
+        "value_sha256": digest,
     }
 
 
@@ -72,13 +89,11 @@ def _delete_committed(event: Event) -> Payload:
     }
 
 
-def _named(*names: str) -> Callable[[Event], Payload]:
-    """A payload whose fields stand in the stored data in this order."""
-
-    def build(event: Event) -> Payload:
-        return dict(zip(names, map(_plain, event.data), strict=False))
-
-    return build
+def _as_catalogued(event: Event) -> Payload:
+    """Of a type whose payload has the stored items in their order; one that an older release
+    stored without an item has null there."""
+    fields = CATALOGUE[event.topic].fields
+    return dict(zip_longest(fields, map(_plain, event.data[: len(fields)])))
 
 
 def _ttl_expired(event: Event) -> Payload:
@@ -105,24 +120,22 @@ def _user_event(event: Event) -> Payload:
     return found if schema_version is None else {**found, "schema_version": schema_version}
 
 
+def _triggered(event: Event) -> Payload:
+    body, _, headers = event.data[:3]
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError):
+        given = _text(body)[0]
+    return {"topic": headers[TRIGGERED_TOPIC_HEADER], "key": event.key, "payload": given}
+
+
+# Types whose payload is more than their stored items under the catalogue's names.
 _PAYLOADS: Final[Mapping[str, Callable[[Event], Payload]]] = {
     "hooks.kv.write_committed": _write_committed,
     "hooks.kv.delete_committed": _delete_committed,
     "hooks.kv.ttl_expired": _ttl_expired,
-    "hooks.cluster.leader_elected": _named(
-        "new_leader", "previous_leader", "term", "voters", "learners"
-    ),
-    "hooks.cluster.membership_changed": _named(
-        "voters", "learners", "affected_node", "change_type"
-    ),
-    "hooks.cluster.node_added": _named("node", "address", "role"),
-    "hooks.cluster.node_removed": _named("node"),
-    "hooks.system.retention_capped": _named("first_revision", "groups"),
-    "hooks.group.event_replayed": _named("group", "revision"),
-    "hooks.group.event_redriven": _named("group", "revision", "topic", "data", "redrives"),
+    TRIGGERED: _triggered,
 }
-
-assert set(CATALOGUE) == set(_PAYLOADS)
 
 
 def _text(value: bytes) -> tuple[str, str]:
