@@ -8,35 +8,105 @@ one process. Whoever runs handlers collects the marked functions of the modules 
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final, TypeVar
 
-from hooks.configuration.config import RegisteredFunction
+import trio
+
+from hooks.configuration.sections import RegisteredFunction
 from hooks.delivery import Delivery, event_id
-from hooks.execution.attempt import Function
-from hooks.ports import Log
+from hooks.execution.attempt import DRY_RUN_TOKEN, Function
+from hooks.ports import Clients, Log, Origin
 from pubsub.events import Event
 
 _MARK: Final = "__tremula_hook__"
+_OF_THE_MARK: Final = ("pattern", "name")  # arguments of @hook that are no options
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class GiveUp(Exception):
+    """Raised by a handler: this event will never succeed, so that no retry is made. What becomes of
+    it then is up to the handler's `on_failure`."""
+
+
+class ClientUnavailable(Exception):
+    """There is no client for handlers where this one runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HookContext:
-    """What a handler knows about its event and its attempt."""
+    """What a handler knows about its events and its attempt."""
 
-    delivery: Delivery
+    deliveries: tuple[Delivery, ...]  # several only where the handler takes batches
     handler: str
     attempt: int  # from 1
     fencing_token: int  # higher than that of every earlier owner: downstream systems can compare
     cluster_id: str
     log: Log
+    coalesced: int = 0  # earlier events of the key that were passed over in favour of this one
+    scope: trio.CancelScope | None = None  # see `cancel_scope`
+    clients: Clients | None = None  # see `client`
+
+    @property
+    def delivery(self) -> Delivery:
+        return self.deliveries[-1]
 
     @property
     def event(self) -> Event:
-        return self.delivery.event
+        """The event; of a batch the newest."""
+        return self.deliveries[-1].event
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The events of the batch, in the order of the log; without batches the one event."""
+        return tuple(delivery.event for delivery in self.deliveries)
+
+    @property
+    def cancel_scope(self) -> trio.CancelScope:
+        """What an async handler runs in. Its deadline is the attempt's: moving it forward gains
+        nothing, because the attempt is stopped from outside as well. A sync handler has none."""
+        if self.scope is None:
+            raise RuntimeError("a sync handler has no cancel scope: nothing can cancel it")
+        return self.scope
+
+    @property
+    def client(self) -> Any:
+        """A client of this node: `cluster.client.Client` in an async handler, in a sync one
+        `cluster.client.blocking.BlockingClient`.
+
+        What it causes names the event as its cause, as effects do. It is not part of the event's
+        completion: it happens again when the attempt is made again, and may have happened when the
+        attempt failed. Effects do not.
+        """
+        if self.clients is None:
+            raise ClientUnavailable(
+                "handlers have no client here: it comes with a node. Return effects, or give the"
+                " InlineRunner some clients"
+            )
+        if self.scope is None:
+            return self.clients.of_sync(self.origin)
+        return self.clients.of_async(self.origin)
+
+    @property
+    def origin(self) -> Origin:
+        """Why this handler does what it does, for what it causes."""
+        event = self.event
+        correlation_id = event.correlation_id
+        return Origin(
+            handler=self.handler,
+            correlation_id=event.revision if correlation_id is None else correlation_id,
+            causation_id=event.revision,
+            hops=1 + max(delivery.event.hops for delivery in self.deliveries),
+            traceparent=event.traceparent,
+        )
+
+    @property
+    def dry_run(self) -> bool:
+        """True when the handler is only tried out (`cluster hook test --run`): the effects that it
+        returns are shown and thrown away. What it does by itself is done."""
+        return self.fencing_token == DRY_RUN_TOKEN
 
     @property
     def topic(self) -> str:
@@ -68,8 +138,12 @@ class HookContext:
         return event_id(self.cluster_id, self.revision)
 
     def payload(self) -> dict[str, Any]:
-        """The event's payload as plain values (docs/events.md)."""
+        """The event's payload as plain values (docs/events.md); of a batch the newest one's."""
         return self.delivery.payload()
+
+    def payloads(self) -> list[dict[str, Any]]:
+        """The payloads of a batch, in the order of `events`."""
+        return [delivery.payload() for delivery in self.deliveries]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,35 +157,63 @@ def hook(
     pattern: str | None = None,
     *,
     name: str | None = None,
+    version: int | None = None,
+    filter: str | None = None,
+    scope: str | None = None,
+    selector: Mapping[str, str] | None = None,
+    partitions: int | None = None,
+    order_by: str | None = None,
+    start: str | int | None = None,
     priority: int | None = None,
+    after: str | Sequence[str] | None = None,
+    concurrency: int | None = None,
+    rate_limit: str | None = None,
+    rate_limit_per_key: str | None = None,
+    debounce_ms: int | None = None,
+    debounce_ms_max: int | None = None,
+    throttle_ms: int | None = None,
+    batch_max: int | None = None,
+    batch_wait_ms: int | None = None,
     timeout_ms: int | None = None,
     retry_count: int | None = None,
-    concurrency: int | None = None,
-    start: str | int | None = None,
     on_failure: str | None = None,
+    breaker_failures: int | None = None,
+    breaker_open_ms: int | None = None,
     enabled: bool | None = None,
+    required: bool | None = None,
 ) -> Callable[[_F], _F]:
     """Mark a function, sync or async, as a handler for topics that match `pattern`.
 
-    Without a pattern the function only runs when a `[[hooks.handlers]]` table names it. Everything
-    is checked when the node starts, by the same rules as the keys of that table.
+    Without a pattern the function only runs when a `[[hooks.handlers]]` table names it. The
+    arguments are the keys of that table (docs/hooks.md), and everything is checked when the node
+    starts, by the same rules; what is not given has the table's default.
     """
-    given = {
-        "priority": priority,
-        "timeout_ms": timeout_ms,
-        "retry_count": retry_count,
-        "concurrency": concurrency,
-        "start": start,
-        "on_failure": on_failure,
-        "enabled": enabled,
-    }
-    options: dict[str, object] = {key: value for key, value in given.items() if value is not None}
+    given = dict(locals())
+    options = {key: given[key] for key in _OPTIONS if given[key] is not None}
 
     def mark(function: _F) -> _F:
         setattr(function, _MARK, _Mark(pattern, name, options))
         return function
 
     return mark
+
+
+_OPTIONS: Final = tuple(
+    parameter for parameter in inspect.signature(hook).parameters if parameter not in _OF_THE_MARK
+)
+
+
+def is_marked(value: object) -> bool:
+    """Whether a value carries the mark of @hook itself. Not by hasattr: a lazy object may answer to
+    any attribute."""
+    return isinstance(inspect.getattr_static(value, _MARK, None), _Mark)
+
+
+def marked(module: ModuleType) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """The marked functions of a module with their names in it, in the order of its text."""
+    for name, value in vars(module).items():
+        if is_marked(value):
+            yield name, value
 
 
 class Registry:
@@ -144,8 +246,6 @@ class Registry:
     def collect(self, modules: Iterable[ModuleType]) -> "Registry":
         """Register every marked function that the modules hold, in the order of their text."""
         for module in modules:
-            for name, value in vars(module).items():
-                # isinstance, not hasattr: a lazy object may answer to any attribute.
-                if isinstance(inspect.getattr_static(value, _MARK, None), _Mark):
-                    self.add(value, f"{module.__name__}:{name}")
+            for name, function in marked(module):
+                self.add(function, f"{module.__name__}:{name}")
         return self

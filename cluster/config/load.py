@@ -15,13 +15,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from cluster.config.bounds import NodeLimits, node_limits
-from cluster.config.locate import key_lines, line_of
-from cluster.config.models import MODELS, SECTIONS, NodeConfig
+from cluster.config.models import MODELS, SECTIONS, NodeConfig, NodeSection
 from cluster.config.problems import ConfigError, Located, dotted
 from cluster.config.relations import relation_problems
 from cluster.config.values import Section
+from hooks.configuration.assembly import at_folder
 from hooks.configuration.config import HooksConfig, parse_hooks
 from hooks.configuration.definition import Path, Problem
+from hooks.configuration.locate import key_lines, line_of
 from pubsub.topics import closest
 
 ENVIRONMENT_PREFIX = "TREMULA__"
@@ -32,30 +33,38 @@ _WANTED = {
     "tuple_type": "an array, [...]",
     "model_type": "a table",
 }
+NOTHING: Mapping[str, Any] = {}
 FILE_BYTES_MAX = 1 << 20  # a configuration of a megabyte is some other file
 
 
-def load(path: FilePath, environment: Mapping[str, str]) -> NodeConfig:
-    """Read and check everything; raises `ConfigError` with all problems."""
+def load(
+    path: FilePath, environment: Mapping[str, str], instead: Mapping[str, Any] = NOTHING
+) -> NodeConfig:
+    """Read and check everything; raises `ConfigError` with all problems. `instead` has sections for
+    a file that is only a part of a node's."""
     text = _read(path)
     try:
         table = tomli.loads(text)
     except tomli.TOMLDecodeError as error:
         problem = Problem((), f"is not TOML: {error.msg}")
         raise ConfigError((Located(f"{path}:{error.lineno}", problem),)) from None
+    except RecursionError:
+        raise ConfigError((Located(str(path), Problem((), "is nested too deeply")),)) from None
+    table = {**{name: dict(section) for name, section in instead.items()}, **table}
     places = _Places(path, key_lines(text))
     problems = list(_override(table, environment, places))
     sections, shape_problems = _sections(table)
     limits, limits_problems = (
         node_limits(sections["limits"]) if "limits" in sections else (None, [])
     )
+    problems += _label_problems(sections.get("node"), limits or NodeLimits())
     # A [limits] that is wrong is reported as such; what depends on it is held to the defaults.
     hooks, hooks_problems = _hooks(table, limits or NodeLimits())
     problems += [*shape_problems, *limits_problems, *relation_problems(sections), *hooks_problems]
     if problems or hooks is None or limits is None:
         raise ConfigError(tuple(places.locate(problem) for problem in problems))
     config = NodeConfig(**{**sections, "limits": limits, "hooks": hooks})  # type: ignore[arg-type]
-    return _absolute(config, path.absolute().parent)
+    return _absolute(config, path)
 
 
 def located(path: FilePath, problems: Iterable[Problem]) -> ConfigError:
@@ -125,7 +134,7 @@ def _value(section: str, key: str, text: str) -> object:
         return text
     try:
         return tomli.loads(f"value = {text}")["value"]
-    except tomli.TOMLDecodeError:
+    except (tomli.TOMLDecodeError, RecursionError):
         return text  # refused by its type, which then shows the text
 
 
@@ -146,6 +155,12 @@ def _sections(table: dict[str, Any]) -> tuple[dict[str, Section], list[Problem]]
             for detail in error.errors():
                 problems += _problems(name, model, detail)
     return sections, problems
+
+
+def _label_problems(node: Section | None, limits: NodeLimits) -> Iterator[Problem]:
+    most = limits.hooks.labels_max
+    if isinstance(node, NodeSection) and len(node.labels) > most:
+        yield Problem(("node", "labels"), f"{len(node.labels)} labels; at most {most}")
 
 
 def _hooks(table: dict[str, Any], limits: NodeLimits) -> tuple[HooksConfig | None, list[Problem]]:
@@ -190,23 +205,22 @@ def _keys(model: Any, location: tuple[int | str, ...]) -> Iterator[str]:
     yield from model.model_fields
 
 
-def _absolute(config: NodeConfig, base: FilePath) -> NodeConfig:
+def _absolute(config: NodeConfig, path: FilePath) -> NodeConfig:
+    base = path.absolute().parent
     node = config.node.model_copy(update={"data_dir": base / config.node.data_dir})
     tls_paths = {
-        key: base / path
+        key: base / value
         for key in ("ca", "certificate", "key")
-        if (path := getattr(config.tls, key)) is not None
+        if (value := getattr(config.tls, key)) is not None
     }
-    handlers = tuple(
-        replace(handler, working_dir=str(base / handler.working_dir))
-        if handler.working_dir
-        else handler
-        for handler in config.hooks.handlers
-    )
+    hooks = config.hooks
+    directory = None if hooks.directory is None else str(base / hooks.directory)
+    handlers = tuple(at_folder(handler, str(base)) for handler in hooks.handlers)
     return replace(
         config,
         folder=base,
+        file=path.absolute(),
         node=node,
         tls=config.tls.model_copy(update=tls_paths),
-        hooks=replace(config.hooks, handlers=handlers),
+        hooks=replace(hooks, directory=directory, handlers=handlers),
     )

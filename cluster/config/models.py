@@ -13,7 +13,15 @@ from pydantic import BeforeValidator, Field
 
 from cluster.config.address import Address
 from cluster.config.bounds import LimitsSection, NodeLimits
-from cluster.config.values import Addresses, AddressText, FilePath, Name, Section, to_tuple
+from cluster.config.values import (
+    Addresses,
+    AddressText,
+    FilePath,
+    Labels,
+    Name,
+    Section,
+    to_tuple,
+)
 from cluster.process import Scheduling
 from hooks.configuration.config import HooksConfig
 
@@ -22,6 +30,7 @@ class NodeSection(Section):
     name: Name
     data_dir: FilePath
     scheduling: Scheduling = "batch"
+    labels: Labels = Field(default_factory=dict)
 
 
 class PeerEntry(Section):
@@ -84,6 +93,7 @@ class NodeConfig:
     log: LogSection = field(default_factory=LogSection)
     hooks: HooksConfig = field(default_factory=HooksConfig)
     folder: FolderPath = FolderPath()  # where the file lies: its relative paths begin there
+    file: FolderPath | None = None  # itself, if there is one to read again
 
 
 MODELS: Final[Mapping[str, type[Section]]] = {

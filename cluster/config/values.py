@@ -1,11 +1,14 @@
 """What values in the file turn into, and the base of every table: strict, closed and frozen."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainValidator
 
 from cluster.config.address import Address, parse_address
+from hooks.configuration.parsers import labels_problem
 
 NAME_CHARACTERS_MAX = 63  # one DNS label, because a node's name is also in its certificate
 
@@ -38,6 +41,13 @@ def _path(value: object) -> Path:
     return Path(value).expanduser()
 
 
+def _labels(value: object) -> Mapping[str, str]:
+    if wrong := labels_problem(value):
+        raise ValueError(wrong)
+    assert isinstance(value, Mapping)
+    return MappingProxyType(dict(value))
+
+
 def to_tuple(value: object) -> object:
     """TOML arrays arrive as lists; frozen models hold tuples."""
     return tuple(value) if isinstance(value, list) else value
@@ -48,3 +58,4 @@ AddressText = Annotated[Address, PlainValidator(_address)]
 FilePath = Annotated[Path, PlainValidator(_path)]
 Addresses = Annotated[tuple[AddressText, ...], BeforeValidator(to_tuple)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(to_tuple)]
+Labels = Annotated[Mapping[str, str], PlainValidator(_labels)]

@@ -6,43 +6,47 @@ type of handler, is a problem. Deciding code.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from hooks.configuration.definition import HandlerDefinition, HandlerType, Path, Problem
-from hooks.configuration.keys import KEYS, NOT_YET, TableReader, pattern_problem
+from hooks.configuration.assembly import Assembly, as_problem, assemble
+from hooks.configuration.capture import parse_capture
+from hooks.configuration.definition import HandlerDefinition, Path, Problem
+from hooks.configuration.handlers import parse_handler, unroutable
+from hooks.configuration.keys import pattern_problem, variables
+from hooks.configuration.parsers import TableReader, flag, text, texts
+from hooks.configuration.relations import cycles_of_after, unknown_after
+from hooks.configuration.sections import (
+    CodeSources,
+    HooksConfig,
+    LoadProblem,
+    RegisteredFunction,
+    ShellRules,
+)
 from hooks.limits import DEFAULT_LIMITS, HookLimits
-from pubsub.events import SYSTEM_TOPICS
-from pubsub.topics import Pattern, closest, is_reserved
+from pubsub.topics import Pattern, closest
 
-SECTION_KEYS: Final = ("enabled", "publish_topics", "modules", "handlers")
-_ONLY_SHELL: Final = ("command", "shell", "working_dir", "env", "output_bytes_max")
+__all__ = [
+    "SECTION_KEYS",
+    "SHELL_KEYS",
+    "Assembly",
+    "CodeSources",
+    "HooksConfig",
+    "LoadProblem",
+    "RegisteredFunction",
+    "ShellRules",
+    "as_problem",
+    "assemble",
+    "parse_handler",
+    "parse_hooks",
+    "unroutable",
+    "with_registered",
+]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HooksConfig:
-    """The `[hooks]` section, complete and valid."""
-
-    enabled: bool = True
-    publish_topics: tuple[Pattern, ...] = ()  # which hook events are routed; none means all
-    modules: tuple[str, ...] = ()  # imported by the handler host; their @hook functions are found
-    handlers: tuple[HandlerDefinition, ...] = ()
-
-    def routes(self, topic: str) -> bool:
-        """Whether events of this topic reach handlers: the filter is for the cluster's own ones."""
-        if not self.publish_topics or not is_reserved(topic):
-            return True
-        return any(pattern.matches(topic) for pattern in self.publish_topics)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegisteredFunction:
-    """A function that the handler host found: what the decorator said about it."""
-
-    handler_id: str
-    where: str  # module and function, for messages
-    pattern: str | None
-    options: Mapping[str, object]
+SECTION_KEYS: Final = (
+    "enabled", "publish_topics", "modules", "directory", "entry_points", "required", "watch_files",
+    "shell", "capture", "handlers",
+)  # fmt: skip
+SHELL_KEYS: Final = ("allow_commands", "allow_env")
 
 
 def parse_hooks(
@@ -53,52 +57,34 @@ def parse_hooks(
     for key in table:
         if key not in SECTION_KEYS:
             reader.problem(key, "no such key", closest(key, SECTION_KEYS))
-    enabled = table.get("enabled", True)
-    if not isinstance(enabled, bool):
-        reader.problem("enabled", "true or false is expected")
-    topics = _texts(reader, "publish_topics")
+    topics, modules = _texts(reader, "publish_topics"), _texts(reader, "modules")
     for number, topic in enumerate(topics):
         if wrong := pattern_problem(topic):
             reader.problems.append(Problem((*path, "publish_topics", number), *wrong))
-    modules = _texts(reader, "modules")
     for number, module in enumerate(modules):
         if not all(part.isidentifier() for part in module.split(".")):
             message = "the name of a Python module is expected"
             reader.problems.append(Problem((*path, "modules", number), message))
-    handlers = _handlers(reader, table.get("handlers", ()))
-    if reader.problems:
-        return None, reader.problems
+    directory = text(reader, "directory", table["directory"]) if "directory" in table else None
+    entry_points = _entry_points(reader)
+    capture, wrong_rules = parse_capture(table.get("capture", ()), (*path, "capture"))
+    reader.problems += wrong_rules
     config = HooksConfig(
-        enabled=bool(enabled),
-        publish_topics=tuple(Pattern(topic) for topic in topics),
+        enabled=_flag(reader, "enabled", True),
+        publish_topics=tuple(Pattern(topic) for topic in topics if not pattern_problem(topic)),
         modules=modules,
-        handlers=tuple(handlers),
+        directory=directory,
+        entry_points=entry_points,
+        required=_flag(reader, "required", False),
+        watch_files=_flag(reader, "watch_files", True),
+        shell=_shell(reader),
+        capture=capture,
+        handlers=tuple(_handlers(reader, table.get("handlers", ()))),
     )
-    problems = unroutable(config, config.handlers, path)
-    return (None, problems) if problems else (config, [])
-
-
-def parse_handler(
-    table: Mapping[str, object], path: Path = (), limits: HookLimits = DEFAULT_LIMITS
-) -> tuple[HandlerDefinition | None, list[Problem]]:
-    """The definition in one `[[hooks.handlers]]` table, or None and everything that is wrong."""
-    reader = TableReader(table, path, limits)
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        if key in NOT_YET:
-            reader.problem(key, NOT_YET[key])
-        elif key not in KEYS:
-            reader.problem(key, "no such key", closest(key, KEYS))
-        elif (parsed := KEYS[key](reader, key, value)) is not None:
-            values[key] = parsed
-    for key in ("name", "pattern", "type"):
-        if key not in table:
-            reader.problem(key, "is missing")
-    _relate(reader, values)
     if reader.problems:
         return None, reader.problems
-    values.pop("execution_mode", None)
-    return HandlerDefinition(**{**values, "pattern": Pattern(values["pattern"])}), []
+    problems = unroutable(config, config.handlers, path) + _order_problems(config, path)
+    return (None, problems) if problems else (config, [])
 
 
 def with_registered(
@@ -106,73 +92,47 @@ def with_registered(
     functions: Sequence[RegisteredFunction],
     limits: HookLimits = DEFAULT_LIMITS,
 ) -> tuple[list[HandlerDefinition], list[Problem]]:
-    """The handlers of the configuration and those that only a decorator defines.
-
-    A function that a `[[hooks.handlers]]` table names is defined by that table alone.
-    """
-    problems: list[Problem] = []
-    identifiers = [function.handler_id for function in functions]
-    named = {handler.handler_id for handler in config.handlers}
-    for number, handler in enumerate(config.handlers):
-        if handler.type is HandlerType.IN_PROCESS and handler.handler_id not in identifiers:
-            wanted = str(handler.handler_id)
-            message = f'no module in hooks.modules registers a function "{wanted}"'
-            where: Path = ("hooks", "handlers", number, "handler_id")
-            problems.append(Problem(where, message, closest(wanted, identifiers)))
-    decorated: list[HandlerDefinition] = []
-    for function in functions:
-        if function.handler_id in named:
-            continue
-        at: Path = ("hooks", "modules", function.where)
-        if function.pattern is None:
-            message = "has no pattern, and no [[hooks.handlers]] names it"
-            problems.append(Problem(at, message))
-            continue
-        table = {
-            "name": function.handler_id,
-            "pattern": function.pattern,
-            "type": HandlerType.IN_PROCESS.value,
-            "handler_id": function.handler_id,
-            **function.options,
-        }
-        definition, found = parse_handler(table, at, limits)
-        problems += found
-        if definition:
-            decorated.append(definition)
-    problems += unroutable(config, decorated, ("hooks",))
-    handlers = [*config.handlers, *decorated]
-    problems += _doubles(handlers, ("hooks", "handlers"))
-    if len(handlers) > limits.handlers_max:
-        message = f"{len(handlers)} handlers; at most {limits.handlers_max}"
-        problems.append(Problem(("hooks", "handlers"), message))
-    return handlers, problems
+    """`assemble` for those who take a problem of any handler as theirs."""
+    assembly = assemble(config, functions, limits=limits)
+    return list(assembly.handlers), [as_problem(problem) for problem in assembly.problems]
 
 
-def unroutable(
-    config: HooksConfig, handlers: Iterable[HandlerDefinition], path: Path
-) -> list[Problem]:
-    """Handlers of the cluster's own topics that `publish_topics` leaves without any event."""
-    return [
-        Problem(
-            (*path, "publish_topics"),
-            f'no topic of handler "{handler.name}" ({handler.pattern.text}) is in it,'
-            " so the handler would never run",
-        )
-        for handler in handlers
-        if is_reserved(handler.pattern.text)
-        and not any(
-            handler.pattern.matches(topic) and config.routes(topic)
-            for topic in SYSTEM_TOPICS.values()
-        )
-    ]
+def _flag(reader: TableReader, key: str, default: bool) -> bool:
+    found = flag(reader, key, reader.table.get(key, default))
+    return default if found is None else found
 
 
 def _texts(reader: TableReader, key: str) -> tuple[str, ...]:
-    value = reader.table.get(key, ())
-    if isinstance(value, list | tuple) and all(isinstance(text, str) for text in value):
-        return tuple(value)
-    reader.problem(key, "a list of texts is expected")
-    return ()
+    return texts(reader, key, reader.table.get(key, ())) or ()
+
+
+def _entry_points(reader: TableReader) -> bool | tuple[str, ...]:
+    value = reader.table.get("entry_points", False)
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, list | tuple):
+        reader.problem("entry_points", "true, false or a list of names is expected")
+        return False
+    return texts(reader, "entry_points", value) or False
+
+
+def _shell(reader: TableReader) -> ShellRules:
+    table = reader.table.get("shell", {})
+    if not isinstance(table, Mapping):
+        reader.problem("shell", "a table is expected: [hooks.shell]")
+        return ShellRules()
+    inner = TableReader(table, (*reader.path, "shell"), reader.limits)
+    for key in table:
+        if key not in SHELL_KEYS:
+            inner.problem(key, "no such key", closest(key, SHELL_KEYS))
+    commands = _texts(inner, "allow_commands")
+    for number, command in enumerate(commands):
+        if "/" in command and not command.startswith("/"):
+            message = "an absolute path is expected, or a name that is looked up in PATH"
+            inner.problems.append(Problem((*inner.path, "allow_commands", number), message))
+    names = variables(inner, "allow_env", table.get("allow_env", ())) or ()
+    reader.problems += inner.problems
+    return ShellRules(allow_commands=commands, allow_env=names)
 
 
 def _handlers(reader: TableReader, tables: object) -> list[HandlerDefinition]:
@@ -207,20 +167,16 @@ def _doubles(handlers: Iterable[HandlerDefinition], path: Path) -> list[Problem]
     return problems
 
 
-def _relate(reader: TableReader, values: Mapping[str, object]) -> None:
-    """What keys demand of each other."""
-    kind, table = values.get("type"), reader.table
-    if kind is HandlerType.SHELL:
-        if "command" not in table:
-            reader.problem("command", 'is missing: a handler of type "shell" needs one')
-        if "handler_id" in table:
-            reader.problem("handler_id", 'only a handler of type "in_process" has one')
-        command = table.get("command")
-        if values.get("shell") is True and not isinstance(command, str):
-            reader.problem("command", "sh -c takes one text, not a list")
-    elif kind is HandlerType.IN_PROCESS:
-        if "handler_id" not in table:
-            reader.problem("handler_id", 'is missing: a handler of type "in_process" needs one')
-        for key in _ONLY_SHELL:
-            if key in table:
-                reader.problem(key, 'only a handler of type "shell" has one')
+def _order_problems(config: HooksConfig, path: Path) -> list[Problem]:
+    """Rings of `after`; and names that no handler has, unless handlers come from elsewhere too."""
+    places = {handler.name: number for number, handler in enumerate(config.handlers)}
+    problems: list[Problem] = []
+    if not config.names_code:
+        for name, (missing, meant) in unknown_after(config.handlers, list(places)).items():
+            at = (*path, "handlers", places[name], "after")
+            problems.append(Problem(at, f'there is no handler "{missing}" to wait for', meant))
+    for ring in cycles_of_after(config.handlers):
+        at = (*path, "handlers", places[ring[0]], "after")
+        message = f"would never start: {' after '.join((*ring, ring[0]))}"
+        problems.append(Problem(at, message))
+    return problems

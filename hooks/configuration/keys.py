@@ -1,135 +1,132 @@
 """The keys of a handler's table: the type, bounds and meaning of each, one parser per key.
 
-A parser returns the value in the form that `HandlerDefinition` takes, or None after it reported
-what is wrong. Deciding code: it looks at no file, no clock and no environment.
+What keys demand of each other is in `relations`. Deciding code: it looks at no file, no clock and
+no environment.
 """
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from hooks.configuration.definition import HandlerType, OnFailure, Path, Problem
+from hooks import conditions
+from hooks.configuration.definition import HandlerType, OnFailure, OrderBy, Renderer, Scope
+from hooks.configuration.parsers import (
+    Parser,
+    TableReader,
+    choice,
+    flag,
+    is_number,
+    labels,
+    number,
+    prometheus_labels,
+    rate,
+    text,
+)
 from hooks.events import catalogue
-from hooks.limits import HookLimits
 from pubsub.limits import INTEGER_MAX, PARTITIONS_MAX
 from pubsub.topics import closest, is_reserved
 
+PRIORITY_MAX: Final = 1_000
+MEMBERS_SOURCE: Final = "members"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DOMAIN: Final = re.compile(r"([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9-]{1,63}")
+_DOMAIN_BYTES_MAX: Final = 253
+_SOURCE_BYTES_MAX: Final = 1_024  # as of any key
+_READABLE: Final = 0o400
+_MODE_BITS: Final = 0o644
+# From a second of processor time up; more than a day is no attempt.
+_CPU_SECONDS_MAX: Final = 86_400
+_MEMORY_BYTES_MIN: Final = 1 << 20  # below it no program starts
+_OPEN_FILES_MIN: Final = 8  # the three of every program, its own file, libraries
+_OPEN_FILES_MAX: Final = 1 << 20
 
 
-class TableReader:
-    """One table on its way to a definition, and what was found wrong with it."""
-
-    def __init__(self, table: Mapping[str, object], path: Path, limits: HookLimits) -> None:
-        self.table = table
-        self.path = path
-        self.limits = limits
-        self.problems: list[Problem] = []
-
-    def problem(self, key: str, message: str, suggestion: str | None = None) -> None:
-        self.problems.append(Problem((*self.path, key), message, suggestion))
-
-
-def pattern_problem(text: object) -> tuple[str, str | None] | None:
+def pattern_problem(value: object) -> tuple[str, str | None] | None:
     """What is wrong with a handler's pattern and the nearest right one: a misspelt topic of the
     cluster would register and stay silent for ever. Topics of users cannot be checked."""
-    if not isinstance(text, str):
+    if not isinstance(value, str):
         return "a text is expected", None
-    if problem := catalogue.pattern_problem(text):
+    if problem := catalogue.pattern_problem(value):
         return problem.removeprefix("pattern: "), None
-    first, _, rest = text.partition(".")
-    if not is_reserved(text) and rest and closest(first, ("hooks",)):
+    first, _, rest = value.partition(".")
+    if not is_reserved(value) and rest and closest(first, ("hooks",)):
         meant = f"hooks.{rest}"
         if catalogue.pattern_problem(meant) is None:
             return 'the topics of the cluster begin with "hooks."', meant
     return None
 
 
-Parser = Callable[[TableReader, str, object], object]
-
-
-def _text(reader: TableReader, key: str, value: object) -> str | None:
-    if not isinstance(value, str) or not value or "\0" in value:
-        reader.problem(key, "a non-empty text is expected")
-        return None
-    return value
-
-
-def _flag(reader: TableReader, key: str, value: object) -> bool | None:
-    if not isinstance(value, bool):
-        reader.problem(key, "true or false is expected")
-        return None
-    return value
-
-
-def _name(reader: TableReader, key: str, value: object) -> str | None:
-    longest = reader.limits.handler_name_bytes_max
-    if not isinstance(value, str) or not _NAME.fullmatch(value) or len(value) > longest:
-        reader.problem(
-            key,
-            f"1 to {longest} of the characters A-Z a-z 0-9 . _ - are expected,"
-            " the first a letter or a digit",
+def name_problem(value: object, bytes_max: int) -> str | None:
+    """What is wrong with the name of a handler."""
+    if not isinstance(value, str) or not _NAME.fullmatch(value) or len(value) > bytes_max:
+        return (
+            f"1 to {bytes_max} of the characters A-Z a-z 0-9 . _ - are expected,"
+            " the first a letter or a digit"
         )
+    return None
+
+
+def _name(reader: TableReader, key: str, value: object) -> object:
+    if wrong := name_problem(value, reader.limits.handler_name_bytes_max):
+        reader.problem(key, wrong)
         return None
     return value
 
 
-def _pattern(reader: TableReader, key: str, value: object) -> str | None:
+def _pattern(reader: TableReader, key: str, value: object) -> object:
     if wrong := pattern_problem(value):
         reader.problem(key, *wrong)
         return None
-    return str(value)
+    return value
 
 
-def _number(least: int, most: Callable[[HookLimits], int]) -> Parser:
-    def parse(reader: TableReader, key: str, value: object) -> int | None:
-        bound = most(reader.limits)
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= bound:
-            reader.problem(key, f"a whole number from {least} to {bound} is expected")
-            return None
-        return value
-
-    return parse
+def _filter(reader: TableReader, key: str, value: object) -> object:
+    if (condition := text(reader, key, value)) is None:
+        return None
+    if wrong := conditions.problem(condition):
+        reader.problem(key, wrong)
+        return None
+    return condition
 
 
-def _partitions(reader: TableReader, key: str, value: object) -> int | None:
-    number = _number(1, lambda _: PARTITIONS_MAX)(reader, key, value)
-    if isinstance(number, int) and number & (number - 1):
+def _partitions(reader: TableReader, key: str, value: object) -> object:
+    count = number(1, PARTITIONS_MAX)(reader, key, value)
+    if isinstance(count, int) and count & (count - 1):
         reader.problem(key, "a power of two is expected: it is fixed for the handler's life")
         return None
-    return number if isinstance(number, int) else None
+    return count
 
 
-def _choice(
-    names: Sequence[str], later: Mapping[str, str], build: Callable[[str], object]
-) -> Parser:
-    def parse(reader: TableReader, key: str, value: object) -> object:
-        if isinstance(value, str) and value in names:
-            return build(value)
-        if isinstance(value, str) and value in later:
-            reader.problem(key, f'"{value}": {later[value]}')
-            return None
-        known = ", ".join(f'"{name}"' for name in names)
-        meant = closest(value, names) if isinstance(value, str) else None
-        reader.problem(key, f"one of {known} is expected", meant)
-        return None
-
-    return parse
-
-
-def _start(reader: TableReader, key: str, value: object) -> str | int | None:
-    if value in ("latest", "earliest"):
-        return str(value)
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= INTEGER_MAX:
+def _start(reader: TableReader, key: str, value: object) -> object:
+    if value in ("latest", "earliest") or is_number(value, 1, INTEGER_MAX):
         return value
     meant = closest(value, ("latest", "earliest")) if isinstance(value, str) else None
     reader.problem(key, '"latest", "earliest" or a revision from 1 is expected', meant)
     return None
 
 
-def _command(reader: TableReader, key: str, value: object) -> tuple[str, ...] | None:
+def _after(reader: TableReader, key: str, value: object) -> object:
+    """One name or several; whether there are such handlers is seen when all are known."""
+    limits = reader.limits
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not names:
+        reader.problem(key, "the name of a handler or a non-empty list of names is expected")
+        return None
+    if len(names) > limits.after_max:
+        reader.problem(key, f"{len(names)} names; at most {limits.after_max}")
+        return None
+    for position, each in enumerate(names):
+        if wrong := name_problem(each, limits.handler_name_bytes_max):
+            reader.problem(key, wrong)
+            return None
+        if each in names[:position]:
+            reader.problem(key, f'"{each}" stands here twice')
+            return None
+    return tuple(names)
+
+
+def _command(reader: TableReader, key: str, value: object) -> object:
     """A list is the argument vector; a text is split like a shell would, but not given to one."""
     arguments: object = value
     if isinstance(value, str):
@@ -155,7 +152,8 @@ def _command(reader: TableReader, key: str, value: object) -> tuple[str, ...] | 
     return tuple(arguments)
 
 
-def _variables(reader: TableReader, key: str, value: object) -> tuple[str, ...] | None:
+def variables(reader: TableReader, key: str, value: object) -> tuple[str, ...] | None:
+    """Names of environment variables."""
     if not isinstance(value, list | tuple) or not all(
         isinstance(name, str) and _VARIABLE.fullmatch(name) for name in value
     ):
@@ -167,53 +165,111 @@ def _variables(reader: TableReader, key: str, value: object) -> tuple[str, ...] 
     return tuple(value)
 
 
+def _exit_codes(reader: TableReader, key: str, value: object) -> object:
+    if not isinstance(value, list | tuple) or not all(is_number(code, 1, 255) for code in value):
+        reader.problem(key, "a list of exit codes from 1 to 255 is expected")
+        return None
+    return tuple(sorted(set(value)))
+
+
+def _path(reader: TableReader, key: str, value: object) -> object:
+    found = text(reader, key, value)
+    if found is not None and (found.endswith("/") or found.rpartition("/")[2] in (".", "..")):
+        reader.problem(key, "the path of a file is expected, not of a folder")
+        return None
+    return found
+
+
+def _source(reader: TableReader, key: str, value: object) -> object:
+    found = text(reader, key, value)
+    if found is None or found == MEMBERS_SOURCE:
+        return found
+    if len(found.encode(errors="replace")) > _SOURCE_BYTES_MAX:
+        reader.problem(key, f"longer than {_SOURCE_BYTES_MAX} bytes")
+        return None
+    if closest(found, (MEMBERS_SOURCE,)):
+        reader.problem(key, "as the prefix of keys it would end in a separator", MEMBERS_SOURCE)
+        return None
+    return found
+
+
+def _domain(reader: TableReader, key: str, value: object) -> object:
+    if not isinstance(value, str) or not _DOMAIN.fullmatch(value) or len(value) > _DOMAIN_BYTES_MAX:
+        reader.problem(key, 'a domain name is expected, like "cluster.internal"')
+        return None
+    return value
+
+
+def _mode(reader: TableReader, key: str, value: object) -> object:
+    """A decimal that was meant as octal has bits that no rendered file needs: 644 is 0o1204."""
+    bits = value if isinstance(value, int) and not isinstance(value, bool) else -1
+    if bits < 0 or bits & ~_MODE_BITS or not bits & _READABLE:
+        message = "permissions like 0o644 or 0o600 are expected: the node writes, others read"
+        reader.problem(key, message)
+        return None
+    return bits
+
+
+_NO_JOBS: Final = "there are no jobs yet"
+_NO_FORWARDING: Final = "forwarding to another cluster does not exist yet"
+_SHAPING_MS = number(0, lambda limits: limits.shaping_ms_max)
+
 KEYS: Final[dict[str, Parser]] = {
     "name": _name,
     "pattern": _pattern,
-    "execution_mode": _choice(
-        ("direct",), {"job": 'there are no jobs yet; use "direct"'}, lambda value: value
-    ),
-    "type": _choice(
+    "execution_mode": choice(("direct",), str, {"job": f'{_NO_JOBS}; use "direct"'}),
+    "type": choice(
         tuple(HandlerType),
-        {
-            "forward": "forwarding to another cluster does not exist yet",
-            "webhook": "webhooks do not exist yet",
-            "job": "there are no jobs yet",
-        },
         HandlerType,
+        {"forward": _NO_FORWARDING, "webhook": "webhooks do not exist yet", "job": _NO_JOBS},
     ),
-    "handler_id": _text,
-    "command": _command,
-    "shell": _flag,
-    "working_dir": _text,
-    "env": _variables,
-    "output_bytes_max": _number(0, lambda limits: limits.output_bytes_max),
-    "timeout_ms": _number(1, lambda limits: limits.handler_timeout_ms_max),
-    "retry_count": _number(0, lambda limits: limits.retry_count_max),
-    "enabled": _flag,
-    "scope": _choice(
-        ("cluster",),
-        {
-            "node": "only handlers that run once per cluster exist yet",
-            "leader": "only handlers that run once per cluster exist yet",
-            "selector": "only handlers that run once per cluster exist yet",
-        },
-        lambda value: value,
-    ),
-    "concurrency": _number(1, lambda limits: limits.concurrency_max),
+    "version": number(1, INTEGER_MAX),
+    "filter": _filter,
+    "scope": choice(tuple(Scope), Scope),
+    "selector": labels,
     "partitions": _partitions,
-    "priority": _number(0, lambda _: 1_000),
+    "order_by": choice(tuple(OrderBy), OrderBy),
     "start": _start,
-    "on_failure": _choice(tuple(OnFailure), {}, OnFailure),
+    "priority": number(0, PRIORITY_MAX),
+    "after": _after,
+    "concurrency": number(1, lambda limits: limits.concurrency_max),
+    "rate_limit": rate,
+    "rate_limit_per_key": rate,
+    "debounce_ms": _SHAPING_MS,
+    "debounce_ms_max": _SHAPING_MS,
+    "throttle_ms": _SHAPING_MS,
+    "batch_max": number(1, lambda limits: limits.partition_events_max),
+    "batch_wait_ms": _SHAPING_MS,
+    "timeout_ms": number(1, lambda limits: limits.handler_timeout_ms_max),
+    "retry_count": number(0, lambda limits: limits.retry_count_max),
+    "on_failure": choice(tuple(OnFailure), OnFailure),
+    "breaker_failures": number(0, lambda limits: limits.breaker_failures_max),
+    "breaker_open_ms": number(1, lambda limits: limits.shaping_ms_max),
+    "enabled": flag,
+    "required": flag,
+    "handler_id": text,
+    "command": _command,
+    "shell": flag,
+    "working_dir": text,
+    "env": variables,
+    "output_bytes_max": number(0, lambda limits: limits.output_bytes_max),
+    "final_exit_codes": _exit_codes,
+    "cpu_seconds_max": number(1, _CPU_SECONDS_MAX),
+    "memory_bytes_max": number(_MEMORY_BYTES_MIN, INTEGER_MAX),
+    "open_files_max": number(_OPEN_FILES_MIN, _OPEN_FILES_MAX),
+    "file_bytes_max": number(0, INTEGER_MAX),
+    "path": _path,
+    "renderer": choice(tuple(Renderer), Renderer),
+    "source": _source,
+    "domain": _domain,
+    "port": number(1, 65_535),
+    "labels": prometheus_labels,
+    "mode": _mode,
 }
 
 # Keys of the design that nothing reads yet.
 NOT_YET: Final[dict[str, str]] = {
-    "job_priority": "there are no jobs yet",
-    "target_cluster": "forwarding to another cluster does not exist yet",
-    "target_topic": "forwarding to another cluster does not exist yet",
-    "filter": "filters do not exist yet",
-    "rate_limit": "rate limits do not exist yet",
-    "debounce_ms": "debouncing does not exist yet",
-    "after": "ordering between handlers does not exist yet",
+    "job_priority": _NO_JOBS,
+    "target_cluster": _NO_FORWARDING,
+    "target_topic": _NO_FORWARDING,
 }

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from cluster.config import Address, ConfigError, NodeConfig, load, parse_address
 from cluster.config.bounds import bound_keys
-from cluster.config.locate import key_lines, line_of
 from cluster.config.models import MODELS, SECTIONS
-from hooks.configuration.config import SECTION_KEYS
+from hooks.configuration.capture import KEYS as CAPTURE_KEYS
+from hooks.configuration.config import SECTION_KEYS, SHELL_KEYS, HooksConfig
 from hooks.configuration.definition import HandlerDefinition
 from hooks.configuration.keys import KEYS
+from hooks.configuration.locate import key_lines, line_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MINIMAL = '[node]\nname = "a"\ndata_dir = "data"\n'
@@ -63,16 +64,31 @@ def test_production_file_has_every_key_with_its_default() -> None:
             continue
         assert set(model.model_fields) == set(written.get(name, {})) | set(shown.get(name, {}))
         for key, value in shown.get(name, {}).items():
-            default = model.model_fields[key].get_default()
+            default = model.model_fields[key].get_default(call_default_factory=True)
             wanted = str(default) if isinstance(default, Address) else default
             assert (list(wanted) if isinstance(wanted, tuple) else wanted) == value, key
-    assert set(SECTION_KEYS) == set(shown["hooks"]) | {"handlers"}
-    handler = written["hooks"]["handlers"][0].keys() | shown["hooks.handlers"].keys()
-    assert set(KEYS) == handler
+    _hooks_keys_are_shown(written["hooks"], shown)
+
+
+def _hooks_keys_are_shown(written: dict[str, Any], shown: dict[str, dict[str, Any]]) -> None:
+    assert set(SECTION_KEYS) == written.keys() | shown["hooks"].keys() | {"shell"}
+    assert set(SHELL_KEYS) == set(shown["hooks.shell"])
+    assert set(CAPTURE_KEYS) == written["capture"][0].keys() | shown["hooks.capture"].keys()
+    usual = HooksConfig()
+    for key, value in shown["hooks"].items():
+        assert _plain(getattr(usual, key)) == value, key
+    for key, value in shown["hooks.shell"].items():
+        assert _plain(getattr(usual.shell, key)) == value, key
+    command, file = written["handlers"]
+    assert set(KEYS) == command.keys() | file.keys() | shown["hooks.handlers"].keys()
     definition = {field.name: field.default for field in fields(HandlerDefinition)}
-    for key in set(definition) & set(shown["hooks.handlers"]) - {"handler_id"}:
-        value = shown["hooks.handlers"][key]
-        assert definition[key] == (tuple(value) if isinstance(value, list) else value), key
+    for key, value in shown["hooks.handlers"].items():
+        if definition.get(key) not in (None, ()):  # of these, what is shown is an example
+            assert definition[key] == value, key
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def test_defaults_complete_a_minimal_file(tmp_path: Path) -> None:
@@ -127,7 +143,6 @@ pattern = "hooks.kv.write_commited"
     ("line", "reason"),
     [
         ('execution_mode = "job"', "no jobs yet"),
-        ('scope = "leader"', "once per cluster exist yet"),
         ('job_priority = "high"', "no jobs yet"),
         ('target_topic = "x"', "forwarding to another cluster does not exist yet"),
     ],
@@ -195,6 +210,29 @@ def test_contradictions_are_refused(tmp_path: Path, lines: str, reason: str) -> 
     """Values that are valid alone and wrong together are refused with the reason."""
     (problem,) = _problems(tmp_path, MINIMAL + lines)
     assert reason in problem
+
+
+def test_labels_tell_nodes_apart(tmp_path: Path) -> None:
+    """A few short words each; anything else says what a label is, and too many say how many."""
+    config = _load(tmp_path, MINIMAL + 'labels = { zone = "a", "rack/row" = "7" }\n')
+    assert config.node.labels == {"zone": "a", "rack/row": "7"}
+    for wrong, expected in (
+        ('"zone=a"', "a table of texts is expected"),
+        ('{ zone = "a b" }', "'a b': 1 to 63 of the characters"),
+        ("{ zone = 1 }", "1: 1 to 63 of the characters"),
+        ("{ " + ", ".join(f'l{n} = "x"' for n in range(33)) + " }", "33 labels; at most 32"),
+    ):
+        (problem,) = _problems(tmp_path, f"{MINIMAL}labels = {wrong}\n")
+        assert problem.startswith("node.toml:4: node.labels: ")
+        assert expected in problem
+
+
+def test_paths_of_hooks_count_from_the_file(tmp_path: Path) -> None:
+    """The directory, where a command runs, and the file that is rendered."""
+    hooks = '[hooks]\ndirectory = "hooks.d"\n[[hooks.handlers]]\nname = "f"\ntype = "file"\n'
+    config = _load(tmp_path, MINIMAL + hooks + 'path = "hosts"\n')
+    assert config.hooks.directory == str(tmp_path / "hooks.d")
+    assert config.hooks.handlers[0].path == str(tmp_path / "hosts")
 
 
 def test_environment_overrides_keys(tmp_path: Path) -> None:
@@ -265,6 +303,13 @@ def test_addresses_keep_their_text_and_know_loopback(text: str, loopback: bool) 
     """An address prints as it was written; only what cannot leave the machine is loopback."""
     address = parse_address(text)
     assert (str(address), address.is_loopback) == (text, loopback)
+
+
+@pytest.mark.parametrize("text", ["x = " + "[" * 5_000, "x" + ".a" * 5_000 + " = 1"])
+def test_a_file_that_is_nested_too_deeply_is_refused(tmp_path: Path, text: str) -> None:
+    """Nesting past what the parser takes is a problem of the file: a reload survives it."""
+    assert _problems(tmp_path, text) == ["node.toml: file: is nested too deeply"]
+    assert "an array" in _problems(tmp_path, MINIMAL, TREMULA__CLUSTER__JOIN="[" * 5_000)[0]
 
 
 def test_lines_of_every_form_of_toml() -> None:
@@ -360,7 +405,7 @@ def test_line_of_every_key_is_a_line_that_has_it(
 
 def test_sections_of_the_models_and_of_the_result_agree() -> None:
     """No section is parsed and then left out of the result."""
-    assert [*SECTIONS, "folder"] == [field.name for field in fields(NodeConfig)]
+    assert [*SECTIONS, "folder", "file"] == [field.name for field in fields(NodeConfig)]
 
 
 def test_no_key_is_accepted_and_then_ignored() -> None:

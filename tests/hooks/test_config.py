@@ -7,6 +7,7 @@ import pytest
 from hooks.configuration.config import (
     HooksConfig,
     RegisteredFunction,
+    ShellRules,
     parse_handler,
     parse_hooks,
     with_registered,
@@ -74,9 +75,7 @@ def test_the_keys_of_the_source_document_are_taken_as_they_are() -> None:
         ({**SHELL, "type": "forward"}, "forwarding to another cluster does not exist yet"),
         ({**SHELL, "type": "webhook"}, "webhooks do not exist yet"),
         ({**SHELL, "execution_mode": "job"}, "there are no jobs yet"),
-        ({**SHELL, "scope": "node"}, "only handlers that run once per cluster"),
         ({**SHELL, "job_priority": "high"}, "job_priority: there are no jobs yet"),
-        ({**SHELL, "debounce_ms": 5}, "debouncing does not exist yet"),
         ({**SHELL, "pattern": "hooks.kv.write_commited"}, 'mean "hooks.kv.write_committed"?'),
         ({**SHELL, "pattern": "hook.kv.*"}, '(did you mean "hooks.kv.*"?)'),
         ({**SHELL, "pattern": "hooks..kv"}, "segment 2 is empty"),
@@ -172,7 +171,7 @@ def test_decorated_functions_become_handlers_unless_a_table_names_them() -> None
 @pytest.mark.parametrize(
     ("functions", "expected"),
     [
-        ([], 'no module in hooks.modules registers a function "f"'),
+        ([], 'nothing that is loaded registers a function "f"'),
         ([function("function")], '(did you mean "function"?)'),
         ([function("f"), function("g")], "hooks.modules.m:g: has no pattern"),
         ([function("f"), function("g", "hooks.kv.wrote")], "no event type matches"),
@@ -194,3 +193,103 @@ def test_a_mismatch_with_the_modules_is_refused(
 def test_an_empty_section_is_valid() -> None:
     """No key is needed."""
     assert parse_hooks({}) == (HooksConfig(), [])
+
+
+def test_every_key_of_the_section_is_taken() -> None:
+    """What else stands in [hooks], with values that are not the defaults."""
+    config, problems = parse_hooks(
+        {
+            "enabled": False,
+            "directory": "hooks.d",
+            "entry_points": ["audit"],
+            "required": True,
+            "watch_files": False,
+            "shell": {"allow_commands": ["sh", "/bin/echo"], "allow_env": ["PATH"]},
+        }
+    )
+    assert problems == []
+    assert config == HooksConfig(
+        enabled=False,
+        directory="hooks.d",
+        entry_points=("audit",),
+        required=True,
+        watch_files=False,
+        shell=ShellRules(allow_commands=("sh", "/bin/echo"), allow_env=("PATH",)),
+    )
+    every, _ = parse_hooks({"entry_points": True})
+    assert every is not None
+    assert every.entry_points is True
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ({"directroy": "x"}, 'hooks.directroy: no such key (did you mean "directory"?)'),
+        ({"directory": ""}, "hooks.directory: a non-empty text"),
+        ({"entry_points": "audit"}, "hooks.entry_points: true, false or a list of names"),
+        ({"entry_points": ["a", "a"]}, 'hooks.entry_points: "a" stands here twice'),
+        ({"modules": "m"}, "hooks.modules: a list of non-empty texts"),
+        ({"required": "yes"}, "hooks.required: true or false"),
+        ({"watch_files": 1}, "hooks.watch_files: true or false"),
+        ({"enabled": 0}, "hooks.enabled: true or false"),
+        ({"shell": True}, "hooks.shell: a table is expected"),
+        ({"shell": {"allow_command": []}}, 'no such key (did you mean "allow_commands"?)'),
+        ({"shell": {"allow_commands": "sh"}}, "hooks.shell.allow_commands: a list"),
+        ({"shell": {"allow_commands": ["bin/x"]}}, "allow_commands.0: an absolute path"),
+        ({"shell": {"allow_env": ["A-B"]}}, "hooks.shell.allow_env: a list of names"),
+        ({"handlers": {}}, "hooks.handlers: an array of tables"),
+    ],
+)
+def test_a_mistake_in_the_section_is_named(table: dict[str, Any], expected: str) -> None:
+    """One wrong key gives one problem that says what was expected."""
+    config, problems = parse_hooks(table)
+    assert config is None
+    (problem,) = map(str, problems)
+    assert expected in problem
+
+
+@pytest.mark.parametrize(
+    ("rules", "keys", "expected"),
+    [
+        ({}, {}, None),
+        ({"allow_commands": ("notify",)}, {}, None),
+        ({"allow_commands": ("/bin/notify",)}, {}, '"notify" is not in allow_commands'),
+        ({"allow_commands": ("notify",)}, {"shell": True}, '"sh" is not in allow_commands'),
+        ({"allow_commands": ("sh",)}, {"shell": True}, None),
+        ({"allow_env": ("PATH",)}, {"env": ["PATH"]}, None),
+        ({"allow_env": ("PATH",)}, {"env": ["HOME"]}, '"HOME" is not in allow_env'),
+    ],
+)
+def test_a_node_says_what_its_commands_may_be(
+    rules: dict[str, Any], keys: dict[str, Any], expected: str | None
+) -> None:
+    """By what stands in the handler, so that nothing else can be meant by it."""
+    definition, _ = parse_handler({**SHELL, **keys})
+    assert definition is not None
+    refusal = ShellRules(**rules).refusal(definition)
+    assert refusal == expected if expected is None else expected in str(refusal)
+
+
+def test_a_handler_waits_for_one_that_exists() -> None:
+    """A misspelt name is seen with the file, unless handlers come from elsewhere as well."""
+    handlers = [{**SHELL, "name": "audit"}, {**SHELL, "name": "b", "after": "adit"}]
+    _, problems = parse_hooks({"handlers": handlers})
+    assert [str(problem) for problem in problems] == [
+        'hooks.handlers.1.after: there is no handler "adit" to wait for (did you mean "audit"?)'
+    ]
+    for elsewhere in ({"modules": ["m"]}, {"directory": "d"}, {"entry_points": True}):
+        config, problems = parse_hooks({**elsewhere, "handlers": handlers})
+        assert config is not None, problems
+
+
+def test_handlers_that_wait_for_each_other_are_refused() -> None:
+    """None of them would ever start."""
+    handlers = [
+        {**SHELL, "name": "a"},
+        {**SHELL, "name": "b", "after": ["a", "c"]},
+        {**SHELL, "name": "c", "after": "b"},
+    ]
+    _, problems = parse_hooks({"handlers": handlers})
+    assert [str(problem) for problem in problems] == [
+        "hooks.handlers.1.after: would never start: b after c after b"
+    ]
