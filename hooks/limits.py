@@ -1,22 +1,52 @@
 """Every bound of the hook service: unit, reason, precedent.
 
-What decides about replicated state is a constant of `pubsub.limits`. These here concern one node,
-so they are the fields of a value that the node is given: a configuration may change each of them.
+What decides about replicated state is a constant, here or in `pubsub.limits`. What concerns one
+node is a field of a value that the node is given: a configuration may change each of them.
 Relations between them are checked when the value is made.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from pubsub.limits import (
     COMPLETIONS_MAX,
     EFFECT_OPERATIONS_MAX,
     ERROR_BYTES_MAX,
+    GROUPS_MAX,
     SESSION_TTL_MS_MAX,
     SESSION_TTL_MS_MIN,
 )
 
 KIB = 1024
 MIB = 1024 * 1024
+
+# The state that is replicated: the same on every node of one entry version. A policy is a few
+# hundred bytes; what makes it long are a condition and names of other handlers.
+HOOKS_MAX: Final = 1_000  # handlers of a cluster, the removed ones too: each has a group
+POLICY_BYTES_MAX: Final = 32 * KIB
+POLICY_DEPTH_MAX: Final = 4  # maps and lists inside of each other
+PROBLEM_BYTES_MAX: Final = 2 * KIB  # kept of why a handler does not run on a node
+REASON_BYTES_MAX: Final = 1 * KIB  # why somebody disabled a handler: a sentence
+PUBLISH_TOPICS_MAX: Final = 100  # patterns; each topic is matched once and then remembered
+PUBLISH_TOPICS_BYTES_MAX: Final = 16 * KIB  # of them together: they stand in an event
+
+# Conditions. Every node must say the same of an event, so these are no settings of one node.
+# Kubernetes bounds CEL in the same way, by an estimate from the text and the sizes of the values.
+CONDITION_BYTES_MAX: Final = 2 * KIB
+CONDITION_TOKENS_MAX: Final = 512  # a chain of so many operators takes the library half a MiB stack
+CONDITION_DEPTH_MAX: Final = 32  # brackets in brackets: some 8 KiB of stack each
+CONDITION_MACROS_MAX: Final = 8  # all, exists, exists_one; never one inside of another
+CONDITION_REGEXES_MAX: Final = 4  # each is compiled anew for each event
+REGEX_WEIGHT_MAX: Final = 2_048  # some 2 ms to compile
+CONDITION_COST_MAX: Final = 32 * MIB  # units of at most some 10 ns, of one condition and event
+CONDITION_JSON_BYTES_MAX: Final = 64 * KIB  # of a value that a condition reads as JSON
+CONDITION_VALUE_DEPTH_MAX: Final = 64  # lists and maps inside of each other in what is looked at
+CONDITION_ERROR_BYTES_MAX: Final = 512  # of what a condition says that failed
+CONDITIONS_KEPT_MAX: Final = 1_024  # ready to be asked, per process: more than there are handlers
+
+assert HOOKS_MAX <= GROUPS_MAX, "each has a group at least"
+assert HOOKS_MAX <= CONDITIONS_KEPT_MAX, "each event would have them made again"
+assert CONDITION_BYTES_MAX < POLICY_BYTES_MAX, "no policy with a condition could be registered"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +64,11 @@ class HookLimits:
     retry_count_max: int = 10
     concurrency_max: int = 256
     output_bytes_max: int = 1 * MIB  # kept of a shell handler's output; what follows is read away
+    shaping_ms_max: int = 86_400_000  # to wait for more or for calm: a day; a schedule waits longer
+    breaker_failures_max: int = 1_000
+    after_max: int = 16  # handlers that one waits for
+    labels_max: int = 32  # of a node, of a selector, of a target
+    directory_files_max: int = 256  # in hooks.d: each is read at the start and watched
 
     # Execution, per node. Aspen allows 32 at once and drops the 33rd; here it waits in the log.
     attempts_in_flight_max: int = 32
@@ -51,6 +86,9 @@ class HookLimits:
     read_bytes_max: int = 1 * MIB
     handler_events_max: int = 512  # read and unfinished, per handler; past it reading stops
     partition_events_max: int = 128  # the same per partition: one stuck key stops only its own
+    shaping_keys_max: int = 8_192  # keys whose last starts are remembered: the others count anew
+    after_checks_max: int = 64  # events asked about at a time that wait for another handler
+    after_turn_ms: int = 10  # until the others are asked about
     completed_ahead_max: int = 1_024  # completed above the floor of one partition
     buffered_bytes_max: int = 64 * MIB  # of the events above, shared evenly by the handlers
     topics_cached_max: int = 4_096  # topics whose handlers are remembered; then all are forgotten
@@ -72,6 +110,24 @@ class HookLimits:
     rejected_pause_ms: int = 1_000  # before a refused or unanswered command is sent again
     drain_ms_max: int = 40_000  # at a stop, for running attempts: the longest timeout and more
     settle_ms_max: int = 5_000  # at a stop, for the last checkpoints and the leave
+    register_pause_ms: int = 10_000  # until a cluster of an older release is asked again
+    leader_drain_ms: int = 2_000  # attempts of scope leader go on so long without the leadership
+    watch_poll_ms: int = 1_000  # between two looks at the files that handlers are made from
+    history_attempts_max: int = 100  # kept per handler and node for `cluster hook history`
+
+    # Questions about handlers. A client asks again while it waits; whoever is gone holds no place.
+    waits_max: int = 1_024  # `hooks.wait` under way
+    wait_ms_max: int = 10_000  # of one `hooks.wait`
+    backtests_max: int = 2  # `hooks.test` under way: each takes its share of the loop
+    backtest_events_max: int = 10_000  # that one `hooks.test` looks at; the next one goes on
+    backtest_ms_max: int = 1_000  # of one `hooks.test`, but for the one attempt that it is at
+    backtest_slice_ms: int = 2  # until the loop may do something else, as a heartbeat
+    answers_shown_max: int = 100  # matches, errors, attempts that one answer names
+
+    # Commands and rendered files. Prometheus reads a file_sd of some thousand targets with ease.
+    output_shown_bytes_max: int = 4 * KIB  # of a command's output, in the history
+    rendered_keys_max: int = 10_000  # that one file is made from
+    rendered_bytes_max: int = 4 * MIB  # of their values, and of the file
 
     # The handler host.
     host_frame_bytes_max: int = 8 * MIB  # one largest event or one largest set of effects, twice
