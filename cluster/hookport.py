@@ -1,4 +1,4 @@
-"""The hook service's place on a node: its port to the cluster, and its requests on the client port.
+"""The hook service's place on a node: its port to the cluster.
 
 The service is a client like any other, with a session of its own, but without a socket: what it
 submits is repeated under one (client_id, request_seq) until the answer is definite.
@@ -6,31 +6,30 @@ submits is repeated under one (client_id, request_seq) until the answer is defin
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import apsw
 import trio
 
-from cluster import operations
-from cluster.errors import Malformed, OutcomeUnknown, Timeout, TremulaError
+from cluster import hookclient, kv, operations
+from cluster.errors import OutcomeUnknown, Timeout, TremulaError
+from cluster.hookreload import HookReload
+from cluster.hookrequests import PATIENCE_S, HookRequests
 from cluster.logs import NodeLog
-from hooks.control import answers
+from hooks.configuration.config import HooksConfig
 from hooks.execution.runtime import HookRuntime
-from hooks.execution.service import HookService
-from hooks.ports import Unavailable
+from hooks.ports import Clients, Unavailable
 from pubsub.events import Event
 from pubsub.rejection import Rejection
 
 if TYPE_CHECKING:
     from cluster.node import Node
 
-PATIENCE_S = 30.0
-"""How long one operation is repeated; Raft elects within a second."""
 ATTEMPT_S = 2.0
 PAUSE_MIN_S, PAUSE_MAX_S = 0.02, 0.5
-
-Done = Callable[[object], None]
+READS_MAX = 3
+PAGE_ROWS = 256  # read between two chances for Raft to run
 
 
 class HookPort:
@@ -52,22 +51,39 @@ class HookPort:
             registry=node.registry,
             limits=config.limits.hooks,
             spawn=node.spawn,
+            client=hookclient.factory(config),
+            clients=self._inline_clients,
+            aside=node.blocking,
         )
+        self.reload = HookReload(node, self.runtime)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop`; raises what is wrong with the handlers before it has started."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            server = self._node.server
-            assert server is not None, "the client port comes first"
-            await nursery.start(self.runtime.run)
-            server.extra |= {
-                "hooks.list": self._answering(self._list, 0),
-                "hooks.info": self._answering(self._info, 1),
-                "hooks.metrics": self._answering(self._metrics, 1),
-                "hooks.trigger": self._answering(self._trigger, 3),
-            }
-            task_status.started()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                server = self._node.server
+                assert server is not None, "the client port comes first"
+                await nursery.start(self.runtime.run)
+                nursery.start_soon(self.reload.run)
+                server.extra |= HookRequests(self._node, self.runtime, nursery).table()
+                task_status.started()
+        finally:
+            self._nursery = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether `run` has started and not ended."""
+        return self.runtime.service is not None and self._nursery is not None
+
+    def reload_soon(self, config: HooksConfig) -> None:
+        """Let `config` take the place of what runs, for programs whose hooks come from no file."""
+        assert self._nursery is not None, "it must run"
+        self._nursery.start_soon(self.runtime.reload, config)
+
+    def _inline_clients(self, nursery: trio.Nursery) -> Clients:
+        node = self._node
+        return hookclient.InlineClients(nursery, node.config, node.network, node.random)
 
     async def stop(self) -> None:
         """Finish what runs, write it down and leave the groups; nothing of it runs again."""
@@ -117,12 +133,55 @@ class HookPort:
     def read_events(self, from_revision: int, events_max: int, bytes_max: int) -> list[Event]:
         return self._node.read_events(from_revision, events_max, bytes_max)
 
+    def members(self) -> list[tuple[str, str]]:
+        return sorted((row[0], row[2]) for row in self._node.machine.members)
+
+    async def read_prefix(
+        self, prefix: str, keys_max: int, bytes_max: int
+    ) -> list[tuple[str, bytes]] | None:
+        """See ClusterPort.read_prefix. Begins again when a page was read of another state, unless
+        the state never stands still: whatever changed last has an event that is still to come."""
+        start, end = kv.prefix(prefix)
+        found: list[tuple[str, bytes]] = []
+        for _ in range(READS_MAX):
+            revision, size, after, more = self.revision, 0, None, True
+            found = []
+            while more:
+                rows, more = kv.range_(self.connection, start, end, PAGE_ROWS, after)
+                found += [(row.key, row.value or b"") for row in rows]
+                size += sum(len(row.value or b"") for row in rows)
+                if len(found) > keys_max or size > bytes_max:
+                    return None
+                after = rows[-1].key if rows else None
+                await trio.lowlevel.checkpoint()
+            if revision == self.revision or len(found) <= PAGE_ROWS:
+                break
+        return found
+
+    @property
+    def leads(self) -> bool:
+        core = self._node.core
+        return core is not None and core.is_leader and core.ready_to_lead
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return self._node.config.node.labels
+
     def watch_applied(self, callback: Callable[[], None]) -> Callable[[], None]:
         self._node.on_applied.append(callback)
-        return lambda: self._node.on_applied.remove(callback)
+        self._node.on_leader.append(callback)
+
+        def unwatch() -> None:
+            self._node.on_applied.remove(callback)
+            self._node.on_leader.remove(callback)
+
+        return unwatch
 
     def monotonic_ms(self) -> int:
         return int(trio.current_time() * 1000)
+
+    def wall_ms(self) -> int:
+        return self._node.wall_ms()
 
     def random(self) -> float:
         return self._node.random.random()
@@ -164,42 +223,3 @@ class HookPort:
             await answered.wait()
         # what does not answer for so long is asked again under the same number: it applies once
         return answer[0] if answer else Timeout(int(ATTEMPT_S * 1000))
-
-    # --- requests of the client port ---
-
-    def _answering(
-        self, function: Callable[..., Awaitable[object]], arguments_max: int
-    ) -> Callable[[list[Any], str, Done], None]:
-        """A handler of the server's `extra` table that answers from a task."""
-
-        async def answer(arguments: list[Any], done: Done) -> None:
-            try:
-                done(await function(*arguments))
-            except Unavailable as problem:
-                self.log.warning("hook request without an answer", reason=str(problem))
-                done(Timeout(int(PATIENCE_S * 1000)))
-
-        def start(arguments: list[Any], actor: str, done: Done) -> None:
-            if len(arguments) > arguments_max or self._nursery is None:
-                done(Malformed(f"at most {arguments_max} arguments are expected"))
-            else:
-                self._nursery.start_soon(answer, arguments, done)
-
-        return start
-
-    @property
-    def _service(self) -> HookService:
-        assert self.runtime.service is not None, "requests come after the start"
-        return self.runtime.service
-
-    async def _list(self) -> object:
-        return answers.list_handlers(self._service)
-
-    async def _info(self, name: str = "") -> object:
-        return answers.handler_info(self._service, name)
-
-    async def _metrics(self, name: str | None = None) -> object:
-        return answers.handler_metrics(self._service, name)
-
-    async def _trigger(self, topic: str, payload: object = None, key: str | None = None) -> object:
-        return await answers.trigger(self._service, topic, payload, key)

@@ -42,11 +42,13 @@ from cluster.raft.driver import Driver
 from cluster.raft.engine import Engine
 from cluster.raft.membership import Membership
 from cluster.raft.sqlite_log import SqliteLog
+from cluster.reporting import Reporting
 from cluster.security.tls import client_context, server_context
 from cluster.selfcheck import SelfCheck
 from cluster.server import Server
 from cluster.storage import Storage
 from cluster.timekeeper import Timekeeper
+from hooks.handlers.strays import Strays, adopt
 from hooks.ports import Spawn
 from hooks.registry import Registry
 from pubsub import retention
@@ -81,6 +83,7 @@ class Node:
         self.log = log
         self.metrics = NodeMetrics()
         self.on_applied: list[Callable[[], None]] = []
+        self.on_leader: list[Callable[[], None]] = []  # another one, or none any more
         self.on_flush: list[Callable[[], None]] = []
         self.started_at = trio.current_time()
         self.leader_changes = 0
@@ -90,7 +93,9 @@ class Node:
         self.environment = ports.environment
         self.spawn = ports.spawn
         self.blocking = ports.blocking
+        self.wall_ms = ports.wall_ms
         self.registry = ports.registry
+        self.network = ports.network
         self._last_leader: str | None = None
         self._stopping = False
         self.directory = DataDir.open(config.node.data_dir, self.name, self._mint_uid)
@@ -98,6 +103,8 @@ class Node:
         self.engine: Engine | None = None
         self.server: Server | None = None
         self.index: EventIndex | None = None
+        self.hooks: HookPort | None = None
+        self.reporting: Reporting | None = None
         tls = config.tls
         files = (tls.ca, tls.certificate, tls.key)
         self._server_tls = server_context(*files) if tls.enabled else None  # type: ignore[arg-type]
@@ -167,17 +174,10 @@ class Node:
             certificate_required=self.config.tls.enabled,
         )
         self.index = self._make_index(self.storage)
-        hooks = HookPort(self)
+        self.reporting = self._make_reporting(self.storage, self.index)
+        self.hooks = hooks = HookPort(self)
         publish_metrics(self, hooks.runtime)
-        raft = self.config.raft
-        housekeeping = Housekeeping(
-            self.storage,
-            raft_log,
-            self.engine.wake,
-            needed_index=self.engine.core.needed_index,
-            log_entries_max=raft.log_entries_max,
-            log_bytes_max=raft.log_bytes_max,
-        )
+        housekeeping = self._make_housekeeping(self.storage, raft_log, self.engine)
         timekeeper = Timekeeper(lambda: self.machine, self._clocks, self.propose, self._tell_lost)
         async with trio.open_nursery() as nursery:
             self.storage.run_in(nursery)
@@ -185,6 +185,7 @@ class Node:
             nursery.start_soon(housekeeping.run)
             nursery.start_soon(timekeeper.run)
             nursery.start_soon(self.index.run)
+            nursery.start_soon(self.reporting.run, self.config.hooks.capture)
             self.peering.follow_members()
             self.transport.redial()
             # before the port opens: its requests are known from the first connection on
@@ -200,9 +201,11 @@ class Node:
             scan = SelfCheck(self.directory.state_path, nursery, self.blocking)
             self.server.extra["doctor.scan"] = scan.start
             self.log.info("serving", cluster=self.cluster_id, client=str(client))
+            self.reporting.node_started(__version__, self.uid)
             await stop.wait()
             self._stopping = True
             self.log.info("stopping")
+            await self.reporting.node_stopped("asked to stop")
             await hooks.stop()
             await self._hand_over()
             await self.server.drain(DRAIN_S)
@@ -220,9 +223,42 @@ class Node:
         index = EventIndex(
             self.directory.index_path, self.cluster_id, followed, self.blocking, self.log
         )
-        storage.on_installed = index.installed
         self.on_applied.append(index.applied)
         return index
+
+    def _make_housekeeping(
+        self, storage: Storage, raft_log: SqliteLog, engine: Engine
+    ) -> Housekeeping:
+        raft = self.config.raft
+        return Housekeeping(
+            storage,
+            raft_log,
+            engine.wake,
+            needed_index=engine.core.needed_index,
+            log_entries_max=raft.log_entries_max,
+            log_bytes_max=raft.log_bytes_max,
+            on_cut=self._log_cut,
+        )
+
+    def _make_reporting(self, storage: Storage, index: EventIndex) -> Reporting:
+        reporting = Reporting(
+            self.name,
+            self.random.getrandbits(63),
+            core=lambda: self.core,
+            machine=lambda: self.machine,
+            propose=self.propose,
+            log=self.log,
+        )
+
+        def installed() -> None:
+            index.installed()
+            machine = self.machine
+            size = self.directory.state_path.stat().st_size
+            at = machine.applied_index, machine.applied_term
+            reporting.snapshot_installed(*at, size, self.leader)
+
+        storage.on_installed = installed
+        return reporting
 
     def _make_engine(
         self, raft_log: SqliteLog, storage: Storage, mark: Callable[[int, int], None]
@@ -286,6 +322,13 @@ class Node:
         self._wake()
         with trio.move_on_after(HAND_OVER_S):
             await answered.wait()
+
+    def reload(self) -> None:
+        """Read the configuration again, as far as that can be done while the node runs."""
+        if self.hooks is None:
+            self.log.info("reload: the hooks have not started yet")
+        else:
+            self.hooks.reload.ask()
 
     # --- what the client port and the hook service use ---
 
@@ -434,6 +477,12 @@ class Node:
             return None
         return core.clock.peek(trio.current_time(), core.members.voters)
 
+    def _log_cut(self, index: int, term: int) -> None:
+        """The state alone has the entries up to there from now on."""
+        if self.reporting is not None:
+            size = self.directory.state_path.stat().st_size
+            self.reporting.snapshot_created(index, term, size)
+
     def _tell_lost(self, groups: list[str]) -> None:
         self.log.error("the cap of the log took events that groups had not read", groups=groups)
 
@@ -474,11 +523,15 @@ class Node:
     def _leader_changed(self, core: Core) -> None:
         self.log.term = core.term
         if core.leader is not None:
+            if self.reporting is not None:
+                self.reporting.leader_changed()
             self.leader_changes += 1
             self.log.info("leader", leader=core.leader, term=core.term)
         else:
             self.log.info("no leader", last=self._last_leader)
         self._last_leader = core.leader
+        for callback in self.on_leader:
+            callback()
 
 
 class RealPorts:
@@ -497,7 +550,8 @@ class RealPorts:
 
 
 async def run(config: NodeConfig) -> None:
-    """Run a node until SIGTERM or SIGINT. Raises what must stop a node, with words for people."""
+    """Run a node until SIGTERM or SIGINT; SIGHUP has it read its hooks again. Raises what must
+    stop a node, with words for people."""
     process.settle(config.node.scheduling)
     async with trio.open_nursery() as nursery:
         ports = RealPorts(nursery)
@@ -509,15 +563,28 @@ async def run(config: NodeConfig) -> None:
             wall_ms=ports.wall_ms,
         )
         stop = trio.Event()
-        await nursery.start(_stop_on_signal, stop)
-        await Node(config, ports, log).run(stop)
+        on_hangup: list[Callable[[], None]] = []
+        await nursery.start(_follow_signals, stop, on_hangup)
+        strays = Strays(log)
+        if adopt():
+            ports.spawn = strays.spawn
+            nursery.start_soon(strays.run)
+        node = Node(config, ports, log)
+        node.metrics.sample("tremula_handler_strays_total", lambda: {(): strays.killed})
+        on_hangup.append(node.reload)
+        await node.run(stop)
         nursery.cancel_scope.cancel()
 
 
-async def _stop_on_signal(
-    stop: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+async def _follow_signals(
+    stop: trio.Event,
+    on_hangup: list[Callable[[], None]],
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         task_status.started()
-        async for _ in signals:
-            stop.set()
+        async for number in signals:
+            if number != signal.SIGHUP:
+                stop.set()
+            for reload in on_hangup if number == signal.SIGHUP else ():
+                reload()

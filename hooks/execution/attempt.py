@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from hooks.configuration.definition import HandlerDefinition
 from hooks.delivery import Delivery
@@ -40,6 +40,9 @@ class Failed:
 Outcome = Succeeded | Failed
 
 
+DRY_RUN_TOKEN: Final = 0  # of an attempt whose effects go nowhere; owners have tokens from 1 on
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """What a runner needs to make one attempt."""
@@ -49,11 +52,17 @@ class Attempt:
     number: int  # from 1
     token: int  # fencing token of the partition that the event is in
     cluster_id: str
+    coalesced: int = 0  # earlier events of its key that the newest stands for
 
     @property
     def delivery(self) -> Delivery:
         """The event that this attempt is about; of a batch, the newest."""
         return self.deliveries[-1]
+
+    @property
+    def is_dry_run(self) -> bool:
+        """Whether it is only tried out: its effects are shown and thrown away."""
+        return self.token == DRY_RUN_TOKEN
 
     @property
     def timeout_seconds(self) -> float:

@@ -3,56 +3,88 @@
 The states of an event in hand:
 
     QUEUED    an earlier event of its key is not finished        -> READY
-    READY     first of its key, waits for a free place           -> RUNNING
-    RUNNING   an attempt is being made                           -> FINISHED, WAITING, READY
+    READY     first of its key, waits for a free place           -> RUNNING, HELD
+    HELD      may not start yet (`Held` says why)                -> READY
+    RUNNING   an attempt is being made                           -> FINISHED, WAITING, READY, QUEUED
     WAITING   failed, to be tried again after a pause            -> READY
     FINISHED  completed or given up, not yet checkpointed        -> GONE
     GONE      written down, lost with its partition, or left to the partition's next owner
+
+An event that is coalesced goes from QUEUED, READY or HELD to FINISHED, and a newer one of its key
+takes its place in the queue, with everything that is known of it (`supersede`).
 """
 
 from collections import deque
 from collections.abc import Iterable
-from enum import Enum
+from enum import Enum, StrEnum
 
 import trio
 
 from hooks.delivery import Delivery
 from hooks.effects import Effect
-from hooks.execution.attempt import bounded
+from hooks.execution.attempt import Failed, bounded
 
 
 class State(Enum):
     QUEUED = "queued"
     READY = "ready"
+    HELD = "held"
     RUNNING = "running"
     WAITING = "waiting"
     FINISHED = "finished"
     GONE = "gone"
 
 
+class Held(StrEnum):
+    """Why an event does not start that is the first of its key."""
+
+    DEBOUNCE = "debounce"
+    THROTTLE = "throttle"
+    KEY_RATE = "rate_limit_per_key"
+    BATCH = "batch"  # waits for more
+    AFTER = "after"  # another handler is not done with it
+    RATE = "rate_limit"  # holds the whole handler, as the next does
+    BREAKER = "breaker"
+
+
 class Item:
     """One event in hand."""
 
+    # Slots hold what every event needs. The rest are class attributes until an event differs: it
+    # then pays for a dictionary of its own, and the others pay nothing.
     __slots__ = (
+        "__dict__",
         "attempt",
         "delivery",
         "effects",
         "effects_bytes",
-        "error",
         "included",
         "key",
         "partition",
         "revision",
         "scope",
         "size_bytes",
-        "skipped",
         "state",
     )
 
-    def __init__(self, delivery: Delivery, partition: "PartitionWork") -> None:
+    error: str | None = None  # of an event given up
+    skipped = False  # given up without a dead letter
+    failure: Failed | None = None  # its condition could not be evaluated
+    held: Held | None = None  # why it is held, or was when it was held last
+    due_ms = 0  # WAITING, HELD: until when
+    ticket = 0  # of its place in the heap of those that wait; 0: it never had one
+    started = False  # with shaping: an attempt was begun
+    first_ms: int | None = None  # with shaping: when the first event came that it stands for
+    arrived_ms: int | None = None  # with shaping: when it came; None: nobody has looked yet
+    coalesced = 0  # earlier events of its key that it stands for
+    alone = False  # shares no attempt any more
+    others: tuple[int, ...] = ()  # the newest of a batch: the revisions of the rest
+    epoch = 0  # of the breaker, when its attempt began
+
+    def __init__(self, delivery: Delivery, partition: "PartitionWork", key: str) -> None:
         self.delivery: Delivery | None = delivery  # let go of when finished: it may be large
         self.revision = delivery.revision
-        self.key = delivery.order_key
+        self.key = key  # its order key
         self.size_bytes = delivery.event.size_bytes
         self.partition = partition
         self.state = State.QUEUED
@@ -60,9 +92,22 @@ class Item:
         self.scope: trio.CancelScope | None = None  # of the attempt that is being made
         self.effects: tuple[Effect, ...] = ()
         self.effects_bytes = 0
-        self.error: str | None = None  # of an event given up into the dead letters
-        self.skipped = False
         self.included = False  # in the checkpoint that is under way
+
+    @property
+    def is_first(self) -> bool:
+        """Whether no earlier event of its key is unfinished."""
+        return self.partition.queues[self.key][0] is self
+
+    @property
+    def is_unstarted(self) -> bool:
+        """Whether a newer event of its key may take its place."""
+        return (
+            self.state in _UNSTARTED
+            and not self.started
+            and self.attempt == 1
+            and self.failure is None
+        )
 
     def finish(self) -> None:
         self.state = State.FINISHED
@@ -72,13 +117,18 @@ class Item:
         return [self.revision, self.attempt, bounded(self.error or "", bytes_max)]
 
 
+_UNSTARTED = frozenset((State.QUEUED, State.READY, State.HELD))
+
+
 class PartitionWork:
     """A partition that this member owns under `token`."""
 
     __slots__ = (
         "ahead",
+        "batch_head",
         "bytes",
         "floor",
+        "is_reordering",
         "number",
         "open",
         "paused",
@@ -99,6 +149,8 @@ class PartitionWork:
         self.reading = False
         self.releasing = False  # another member waits for it
         self.paused = False  # by an operator, with its whole group
+        self.is_reordering = False  # what runs was ordered otherwise than what is read next
+        self.batch_head: Item | None = None  # held until its batch is full, or has waited
         self.open: dict[int, Item] = {}  # by revision
         self.queues: dict[str, deque[Item]] = {}  # per key, unfinished, in order
         self.unfinished = 0  # of the open ones
@@ -107,7 +159,12 @@ class PartitionWork:
     @property
     def is_quiet(self) -> bool:
         """Whether nothing new of it may be started here."""
-        return self.releasing or self.paused
+        return self.releasing or self.paused or self.is_reordering
+
+    @property
+    def unsettled(self) -> int:
+        """Events above the floor that are finished, whether the cluster knows it or not. HOT."""
+        return len(self.ahead) + len(self.open) - self.unfinished
 
     def add(self, item: Item) -> bool:
         """Take an event in hand; True when it is the first of its key."""
@@ -117,6 +174,20 @@ class PartitionWork:
         queue = self.queues.setdefault(item.key, deque())
         queue.append(item)
         return len(queue) == 1
+
+    def supersede(self, item: Item, delivery: Delivery) -> Item:
+        """Give the place of an unstarted event to a newer one of its key; returns the older one as
+        an event that is finished. Both are in hand: no floor passes the newer one."""
+        assert item.delivery is not None
+        older = Item(item.delivery, self, item.key)
+        older.finish()
+        self.open[older.revision] = older
+        size_bytes = delivery.event.size_bytes
+        self.bytes += size_bytes - item.size_bytes
+        item.delivery, item.revision, item.size_bytes = delivery, delivery.revision, size_bytes
+        self.open[item.revision] = item
+        item.coalesced += 1
+        return older
 
     def finish(self, item: Item) -> Item | None:
         """The first of its key is finished; returns the one after it."""
@@ -149,7 +220,10 @@ class PartitionWork:
 
     def forget_running(self, item: Item) -> None:
         """Let go of an event whose attempt has ended and will not be repeated here."""
-        self.queues.pop(item.key)
+        queue = self.queues[item.key]
+        queue.remove(item)
+        if not queue:
+            del self.queues[item.key]
         self._drop(item)
 
     def settle(self, floor: int, included: Iterable[int]) -> None:

@@ -27,7 +27,12 @@ class Checkpoint:
 class Progress:
     """Turns the finished events of a `HandlerWork` into checkpoints."""
 
-    def __init__(self, work: HandlerWork, limits: HookLimits, now_ms: int) -> None:
+    def __init__(
+        self, work: HandlerWork, limits: HookLimits, now_ms: int, *, extended_rows: bool = False
+    ) -> None:
+        """`extended_rows`: the cluster knows what version 2 of its entries added to a checkpoint;
+        it may be set at any time."""
+        self.extended_rows = extended_rows
         self.under_way: Checkpoint | None = None
         self.work = work
         self._limits = limits
@@ -70,11 +75,7 @@ class Progress:
                 floors.append((partition, floor))
         if not rows:
             return None
-        effects = [
-            [item.partition.number, item.revision, [effect.to_wire() for effect in item.effects]]
-            for item in items
-            if item.effects
-        ]
+        effects = [self._unit(item) for item in items if item.effects]
         self.under_way = Checkpoint(rows=rows, effects=effects, items=items, floors=floors)
         return self.under_way
 
@@ -90,7 +91,7 @@ class Progress:
         letters = 0
         for item in sent.items:
             metrics.skipped += item.skipped
-            letters += item.error is not None
+            letters += item.error is not None and not item.skipped
             if item.state is State.FINISHED:
                 revisions.setdefault(item.partition.number, []).append(item.revision)
                 item.state = State.GONE
@@ -123,7 +124,7 @@ class Progress:
             size += item.effects_bytes
             units += bool(item.effects)
             full = size > self._limits.checkpoint_bytes_max or units > CHECKPOINT_EFFECTS_MAX
-            if full and items:
+            if full and items:  # never within a batch: its newest event has all of its effects
                 break
             item.included = True
             items.append(item)
@@ -141,12 +142,23 @@ class Progress:
     def _row(
         self, partition: PartitionWork, floor: int, included: list[Item], release: bool
     ) -> list[object]:
-        letters = [
-            item.letter(self._limits.error_bytes_max) for item in included if item.error is not None
-        ]
+        given_up = [item for item in included if item.error is not None]
+        bytes_max = self._limits.error_bytes_max
+        letters = [item.letter(bytes_max) for item in given_up if not item.skipped]
         done = sorted(item.revision for item in included if item.revision > floor)
         completed = len(included) - len(letters)
-        return [partition.number, partition.token, floor, done, release, completed, letters]
+        row = [partition.number, partition.token, floor, done, release, completed, letters]
+        if self.extended_rows and len(given_up) > len(letters):
+            row.append([item.letter(bytes_max) for item in given_up if item.skipped])
+        return row
+
+    def _unit(self, item: Item) -> list[object]:
+        """The effects of an event, or of a batch under its newest event."""
+        operations = [effect.to_wire() for effect in item.effects]
+        unit: list[object] = [item.partition.number, item.revision, operations]
+        if self.extended_rows and item.others:
+            unit.append(list(item.others))
+        return unit
 
     def _releasable(self) -> bool:
         return any(

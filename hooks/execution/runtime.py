@@ -3,35 +3,29 @@
     runtime = HookRuntime(port, config, boot_id=..., environment=os.environ)
     await nursery.start(runtime.run)      # refuses here what is wrong with modules and handlers
     ...
+    await runtime.reload(config)          # refuses what is wrong, and goes on as before
+    ...
     await runtime.stop()
 
-Composes the handler host, the shell runner and the service; decides nothing itself.
+A reload builds everything anew beside what runs, with a handler host of its own, and only what has
+come up takes the place of the old (`succession`).
 """
 
-import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
-from hooks.configuration.config import HooksConfig, with_registered
-from hooks.configuration.definition import HandlerDefinition, HandlerType, Problem
-from hooks.execution.attempt import Runner
+from hooks.configuration.config import HooksConfig, LoadProblem
+from hooks.execution.generation import Generation, HooksRefused, Surroundings
 from hooks.execution.service import HookService
+from hooks.execution.succession import take_over
 from hooks.handlers.host import Host, HostNotStarted
-from hooks.handlers.inprocess import InlineRunner
-from hooks.handlers.shell import BASE_ENVIRONMENT, ShellRunner, command_line
+from hooks.handlers.rendered import Aside
 from hooks.limits import DEFAULT_LIMITS, HookLimits
-from hooks.ports import ClusterPort, Spawn
+from hooks.ports import ClientFactory, Clients, ClusterPort, Spawn
 from hooks.registry import Registry
 
-
-class HooksRefused(Exception):
-    """The configuration and the modules that it names do not fit together."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("; ".join(map(str, problems)))
-        self.problems = tuple(problems)
+__all__ = ["HookRuntime", "HooksRefused"]
 
 
 class HookRuntime:
@@ -48,95 +42,112 @@ class HookRuntime:
         registry: Registry | None = None,
         limits: HookLimits = DEFAULT_LIMITS,
         spawn: Spawn = trio.lowlevel.open_process,
+        client: ClientFactory | None = None,
+        clients: Callable[[trio.Nursery], Clients] | None = None,
+        aside: Aside = trio.to_thread.run_sync,
     ) -> None:
         """With `registry`, Python handlers are called in this process (simulation, embedding), and
-        `config.modules` must already be collected in it; without, they run in a handler host."""
+        `config.modules` must already be collected in it; without, they run in a handler host.
+
+        Their `context.client` comes from `client` in a handler host, and from `clients` here.
+        `aside` is where files are written.
+        """
         self.port = port
-        self.config = config
-        self.service: HookService | None = None  # there once `run` has reported that it started
-        self.host: Host | None = None
+        self._surroundings = Surroundings(
+            port=port,
+            environment=environment,
+            module_paths=module_paths,
+            limits=limits,
+            spawn=spawn,
+            client=client,
+            clients=clients,
+            aside=aside,
+        )
         self._boot_id = boot_id
-        self._environment = environment
+        self._boots = 0
         self._registry = registry
-        self._limits = limits
-        self._shell = ShellRunner(environment, port.log, limits=limits, spawn=spawn)
-        if registry is None and config.enabled and _needs_host(config):
-            self.host = Host(
-                config.modules,
-                port.log,
-                environment=environment,
-                paths=module_paths,
-                limits=limits,
-                spawn=spawn,
-            )
+        self._current = self._make(config, registry, None)
+        self._generations = [self._current]  # that run; the newest is the current one
+        self._turn = trio.Lock()
+        self._reloading: trio.CancelScope | None = None
+        self._nursery: trio.Nursery | None = None
+        self._stopped = trio.Event()
+
+    @property
+    def config(self) -> HooksConfig:
+        """The configuration that runs."""
+        return self._current.config
+
+    @property
+    def service(self) -> HookService | None:
+        """The service that speaks for this node; there once `run` has reported that it started."""
+        return self._current.service
+
+    @property
+    def host(self) -> Host | None:
+        return self._current.host
+
+    @property
+    def problems(self) -> tuple[LoadProblem, ...]:
+        """What this node could not load and runs without."""
+        return self._current.problems
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether Python handlers run in this very process, from no files."""
+        return self._registry is not None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop` or until cancelled. Raises HostNotStarted or HooksRefused, before it
         reports that it started, when the configuration cannot be run as it is."""
         refusal: HostNotStarted | HooksRefused | None = None
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             try:
-                if self.host is not None:
-                    await nursery.start(self.host.run)
-                self.service = self._make_service()
+                await nursery.start(self._current.run)
             except (HostNotStarted, HooksRefused) as error:
                 refusal = error  # raised below, where no nursery wraps it
             else:
-                await self.service.run(task_status=task_status)
+                task_status.started()
+                await self._stopped.wait()
             nursery.cancel_scope.cancel()
         if refusal is not None:
             raise refusal
 
+    async def reload(self, config: HooksConfig, registry: Registry | None = None) -> None:
+        """Run `config` in the place of what runs; returns when the old one has ended, which takes
+        as long as its longest attempt. Raises HostNotStarted or HooksRefused when it cannot be
+        loaded, and then nothing has changed."""
+        with trio.CancelScope() as scope:
+            async with self._turn:
+                if self._stopped.is_set() or self._nursery is None:
+                    return
+                self._reloading = scope
+                old = self._current
+                new = self._make(config, registry or self._registry, old)
+                await self._nursery.start(new.run)
+                self._generations.append(new)
+                self._current = new
+                assert new.service is not None, "it has started"
+                assert old.service is not None, "it runs"
+                await take_over(new.service, old.service)
+                self._generations.remove(old)
+                self._registry = registry or self._registry
+
     async def stop(self, drain_ms: int | None = None) -> None:
         """Stop so that nothing runs again (see `HookService.stop`)."""
-        if self.service is not None:
-            await self.service.stop(drain_ms)
+        if self._reloading is not None:
+            self._reloading.cancel()
+        async with trio.open_nursery() as nursery:
+            for generation in self._generations:
+                nursery.start_soon(generation.stop, drain_ms)
+        self._stopped.set()
 
-    def _make_service(self) -> HookService:
-        handlers: list[HandlerDefinition] = []
-        if self.config.enabled:
-            source = self._registry.found if self._registry else []
-            found = self.host.functions if self.host else source
-            handlers, problems = with_registered(self.config, found, self._limits)
-            if problems:
-                raise HooksRefused(problems)
-        for handler in handlers:
-            if missing := self._missing(handler):
-                self.port.log.warning("handler will fail", handler=handler.name, reason=missing)
-        return HookService(
-            self.port,
-            handlers,
-            self._runners(),
-            boot_id=self._boot_id,
-            routes=self.config.routes,
-            limits=self._limits,
+    def _make(
+        self, config: HooksConfig, registry: Registry | None, old: Generation | None
+    ) -> Generation:
+        self._boots += 1
+        boot_id = self._boot_id if old is None else f"{self._boot_id}.{self._boots}"
+        return Generation(
+            self._surroundings, config, boot_id=boot_id, registry=registry, predecessor=old
         )
-
-    def _runners(self) -> dict[HandlerType, Runner]:
-        runners: dict[HandlerType, Runner] = {HandlerType.SHELL: self._shell}
-        if self.host is not None:
-            runners[HandlerType.IN_PROCESS] = self.host
-        elif self._registry is not None:
-            inline = InlineRunner(self._registry, self.port.log, self._limits)
-            runners[HandlerType.IN_PROCESS] = inline
-        return runners
-
-    def _missing(self, handler: HandlerDefinition) -> str | None:
-        """What a shell handler needs and this machine does not have, as far as one can see."""
-        if handler.type is not HandlerType.SHELL or not handler.enabled:
-            return None
-        folder = handler.working_dir
-        if folder is not None and not os.path.isdir(folder):
-            return f"working_dir {folder} is not a folder"
-        program = command_line(handler)[0]
-        path = self._environment.get("PATH") if "PATH" in handler.env else BASE_ENVIRONMENT["PATH"]
-        if shutil.which(
-            os.path.join(folder or "", program) if "/" in program else program, path=path
-        ):
-            return None
-        return f"command {program} is not there or not executable"
-
-
-def _needs_host(config: HooksConfig) -> bool:
-    in_process = any(handler.type is HandlerType.IN_PROCESS for handler in config.handlers)
-    return bool(config.modules) or in_process

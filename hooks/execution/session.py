@@ -7,6 +7,7 @@ notice in time; its checkpoints are refused by token.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import trio
 
@@ -24,23 +25,27 @@ class MemberSession:
         self,
         port: ClusterPort,
         member: str,
-        handlers: Sequence[HandlerDefinition],
         limits: HookLimits,
         *,
+        predecessor: str | None,
         on_lease_end: Callable[[], None],
         on_session_end: Callable[[], None],
         on_change: Callable[[], None],
     ) -> None:
-        """`on_lease_end`: stop what runs, it may go on later. `on_session_end`: what this member
-        owned belongs to others. `on_change`: look at the assignments and the lease again."""
+        """`predecessor`: the member whose place this one takes. `on_lease_end`: stop what runs, it
+        may go on later. `on_session_end`: what this member owned belongs to others. `on_change`:
+        look at the assignments and the lease again."""
         self.member = member
-        self.problems: dict[str, str] = {}  # handler name -> why it does not run here
+        self.is_succession_known = True  # the cluster knows what a predecessor is
         self._port = port
-        self._handlers = handlers
         self._limits = limits
+        self.predecessor = predecessor
         self._on_lease_end = on_lease_end
         self._on_session_end = on_session_end
         self._on_change = on_change
+        self._groups: dict[str, None] = {}
+        self._memberships = 0  # counts the joins, so that a late refusal of a keepalive is known
+        self._has_asked = False  # to be a member of anything
         self._lease_until_ms = 0
         self._renewed = trio.Event()
         self._scope = trio.CancelScope()
@@ -50,87 +55,105 @@ class MemberSession:
         return self._port.monotonic_ms() < self._lease_until_ms
 
     async def run(self) -> None:
-        """Join, and stay a member until cancelled."""
+        """Stay a member of what was joined, until cancelled."""
         async with trio.open_nursery() as nursery:
             self._scope = nursery.cancel_scope
             nursery.start_soon(self._watch_lease)
             while True:
-                await self._join_all()
-                if len(self.problems) == len(self._handlers):  # no session to keep alive
-                    await trio.sleep(self._limits.member_ttl_ms / 1000)
-                    continue
-                await self._keep_alive()
-                self._port.log.warning("hook session lost", member=self.member)
-                self._lease_until_ms = 0
-                self._on_session_end()
+                await trio.sleep(self._limits.keepalive_ms / 1000)
+                if self._groups:
+                    await self._keep_alive()
 
-    async def leave(self) -> bool:
+    async def join(self, definition: HandlerDefinition) -> Rejection | None:
+        """Define a handler's group and join it; repeats until that is so, or is refused."""
+        group = definition.group_of(self._port.node)
+        while True:
+            try:
+                result: object = await self.define(definition)
+                if not isinstance(result, Rejection):
+                    self._has_asked = True
+                    sent_ms = self._port.monotonic_ms()
+                    result = await self._port.submit("group.join", self._joining(group))
+                if not isinstance(result, Rejection):
+                    self._groups[group] = None
+                    self._memberships += 1
+                    self._renew(sent_ms)
+                    return None
+                if result.code != "definition_conflict":  # another node was faster: look again
+                    return result
+            except Unavailable:
+                pass
+            await trio.sleep(self._limits.rejected_pause_ms / 1000)
+
+    async def define(self, definition: HandlerDefinition) -> object:
+        """Confirm the group's definition, or renew it when the pattern has changed since."""
+        group = definition.group_of(self._port.node)
+        known = groups.describe(self._port.connection, group)
+        pattern = definition.pattern.text
+        version = 0 if known is None else int(known["version"])
+        if known is not None and known["pattern"] != pattern:
+            self._port.log.warning(
+                "handler pattern changed",
+                handler=definition.name,
+                was=known["pattern"],
+                now=pattern,
+            )
+            version += 1
+        start = definition.start
+        return await self._port.submit(
+            "group.define", [group, pattern, definition.partitions, start, version]
+        )
+
+    async def leave(self, group: str) -> None:
+        """Leave one group; what was owned there moves at once."""
+        await self.put_out(group, self.member)
+        self._groups.pop(group, None)
+        if not self._groups:
+            self._lease_until_ms = 0
+
+    async def put_out(self, group: str, member: str) -> None:
+        """Take a member out of a group; repeats until that is so."""
+        while True:
+            try:
+                await self._port.submit("group.leave", [member, group])
+                return
+            except Unavailable:
+                await trio.sleep(self._limits.rejected_pause_ms / 1000)
+
+    async def leave_all(self) -> bool:
         """Stop being a member; what was owned moves without waiting for the session's end. False
         when the cluster did not answer."""
         self._scope.cancel()
         self._lease_until_ms = 0
+        if not self._has_asked:  # then nobody knows of this member
+            return True
         try:
             await self._port.submit("group.leave", [self.member])
         except Unavailable:
             return False
         return True
 
+    def _joining(self, group: str) -> Sequence[Any]:
+        arguments = [group, self.member, self._limits.member_ttl_ms]
+        if self.predecessor is not None and self.is_succession_known:
+            arguments.append(self.predecessor)
+        return arguments
+
     async def _keep_alive(self) -> None:
-        """Renew until the cluster no longer knows this member."""
-        while True:
-            await trio.sleep(self._limits.keepalive_ms / 1000)
-            sent_ms = self._port.monotonic_ms()
-            try:
-                result = await self._port.submit("group.keepalive", [self.member])
-            except Unavailable:
-                continue
-            if isinstance(result, Rejection):
-                return
+        """Renew; or learn that the cluster no longer knows this member."""
+        memberships = self._memberships
+        sent_ms = self._port.monotonic_ms()
+        try:
+            result = await self._port.submit("group.keepalive", [self.member])
+        except Unavailable:
+            return
+        if not isinstance(result, Rejection):
             self._renew(sent_ms)
-
-    async def _join_all(self) -> None:
-        async with trio.open_nursery() as nursery:
-            for handler in self._handlers:
-                nursery.start_soon(self._join, handler)
-
-    async def _join(self, handler: HandlerDefinition) -> None:
-        """Define the handler's group and join it; a refusal keeps the handler from running here."""
-        while True:
-            try:
-                result = await self._define(handler)
-                if not isinstance(result, Rejection):
-                    sent_ms = self._port.monotonic_ms()
-                    group = handler.group_of(self._port.node)
-                    arguments = [group, self.member, self._limits.member_ttl_ms]
-                    result = await self._port.submit("group.join", arguments)
-                if not isinstance(result, Rejection):
-                    self.problems.pop(handler.name, None)
-                    self._renew(sent_ms)
-                    return
-                if result.code != "definition_conflict":  # another node was faster: look again
-                    break
-            except Unavailable:
-                pass
-            await trio.sleep(self._limits.rejected_pause_ms / 1000)
-        self.problems[handler.name] = f"{result.code}: {result.detail}"
-        self._port.log.error(
-            "handler does not run on this node", handler=handler.name, reason=result.detail
-        )
-
-    async def _define(self, handler: HandlerDefinition) -> object:
-        """Confirm the group's definition, or renew it when the pattern has changed since."""
-        group = handler.group_of(self._port.node)
-        known = groups.describe(self._port.connection, group)
-        pattern = handler.pattern.text
-        version = 0 if known is None else int(known["version"])
-        if known is not None and known["pattern"] != pattern:
-            self._port.log.warning(
-                "handler pattern changed", handler=handler.name, was=known["pattern"], now=pattern
-            )
-            version += 1
-        return await self._port.submit(
-            "group.define", [group, pattern, handler.partitions, handler.start, version]
-        )
+        elif self._groups and memberships == self._memberships:
+            self._port.log.warning("hook session lost", member=self.member)
+            self._groups.clear()
+            self._lease_until_ms = 0
+            self._on_session_end()
 
     def _renew(self, sent_ms: int) -> None:
         lease_ms = self._limits.member_ttl_ms - self._limits.lease_margin_ms
@@ -148,6 +171,6 @@ class MemberSession:
             remaining_ms = self._lease_until_ms - self._port.monotonic_ms()
             with trio.move_on_after(remaining_ms / 1000):
                 await self._renewed.wait()
-            if not self.is_valid():
+            if not self.is_valid() and self._groups:
                 self._port.log.warning("hook lease ended", member=self.member)
                 self._on_lease_end()

@@ -1,8 +1,8 @@
 """A cluster as the hook service sees it, without Raft: one replicated state, a port per node.
 
-The groups, the log and the trigger are the real ones. Operations apply in the order in which they
-arrive, after a delay; a port can be cut off, and then its operations wait (or give up). Time is
-trio's, so that tests run on the mock clock.
+The groups, the log and what is registered are the real ones. Operations apply in the order in
+which they arrive, after a delay; a port can be cut off, and then its operations wait (or give up).
+Time is trio's, so that tests run on the mock clock.
 """
 
 import random
@@ -13,6 +13,7 @@ import apsw
 import trio
 
 from hooks.ports import Unavailable
+from hooks.replicated import completion, handler_groups, registrations, settings, switches
 from hooks.replicated.trigger import trigger
 from pubsub import events, groups, log, retention
 from pubsub.apply import Apply
@@ -35,22 +36,34 @@ class FakeCluster:
             log.SCHEMA,
             groups.SCHEMA,
             retention.SCHEMA,
+            registrations.SCHEMA,
+            settings.SCHEMA,
             "CREATE TABLE kv(key TEXT PRIMARY KEY, value)",
         ):
             self.connection.execute(schema).fetchall()
         self.watchers: list[Callable[[], None]] = []
         self.submitted: list[tuple[str, str]] = []  # node and operation
+        self.written: list[int] = []  # revisions of `put`
+        self.leader: str | None = None
+        self.members = [("a", "10.0.0.1:7471"), ("b", "10.0.0.2:7471")]
+        self.is_old = False  # an older release's: it knows nothing of registrations
+        self.tells_registrations = False  # else tests count their own events alone
         self._apply = Apply(self.connection, self._run)
         self._log_index = 0
         self._operations: dict[str, Callable[..., Any]] = {
-            "group.define": groups.define,
+            "group.define": handler_groups.define,
             "group.join": groups.join,
             "group.keepalive": groups.keepalive,
             "group.leave": groups.leave,
             "group.expire": groups.expire,
-            "group.checkpoint": groups.checkpoint,
+            "group.checkpoint": completion.checkpoint,
             "group.seek": groups.seek,
             "hook.trigger": trigger,
+            "hook.register": registrations.register,
+            "hook.enable": switches.enable,
+            "hook.disable": switches.disable,
+            "hook.forget": switches.forget,
+            "hook.settings": settings.change,
             "dlq.redrive": dead_letters.redrive,
             "replay.start": replays.start,
             "replay.step": replays.step,
@@ -71,6 +84,8 @@ class FakeCluster:
         apply.begin(self._log_index, now_ms, now_ms, apply.revision)
         with self.connection:
             result = self._operations[name](apply, *arguments)
+            if name == "hook.register" and not self.tells_registrations:
+                apply.begin(self._log_index, now_ms, now_ms, first - 1)
             if apply.packed_events:
                 log.append(self.connection, first, self._log_index, now_ms, apply.packed_events)
         for watcher in list(self.watchers):
@@ -78,7 +93,14 @@ class FakeCluster:
         return result
 
     def put(self, key: str, value: bytes = b"v") -> int:
-        return int(self.do("put", key, value))
+        self.written.append(int(self.do("put", key, value)))
+        return self.written[-1]
+
+    def lead(self, node: str | None) -> None:
+        """Another node leads from now on; those that are not cut off know it at once."""
+        self.leader = node
+        for watcher in list(self.watchers):
+            watcher()
 
     def value(self, key: str) -> bytes | None:
         row = self.connection.execute("SELECT value FROM kv WHERE key = ?", (key,)).fetchone()
@@ -131,6 +153,8 @@ class FakePort:
         self.unavailable = 0  # so many operations are applied, but their answers are lost
         self.answer_seconds = 0.0  # how late an answer is after the operation was applied
         self.events_read = 0
+        self.labels: dict[str, str] = {}
+        self.believes_in: str | None = None  # whom it took for the leader when it was cut off
         self._stale: tuple[apsw.Connection, int] | None = None  # what it knew when it was cut off
         self._random = random.Random(seed)
 
@@ -147,7 +171,13 @@ class FakePort:
         await trio.sleep(APPLY_SECONDS)
         await self.connected.wait()
         self.cluster.submitted.append((self.node, name))
-        result = self.cluster.do(name, *arguments)
+        result: Any
+        if self.cluster.is_old and (
+            name.startswith("hook.") or (name == "group.join" and len(arguments) > 3)
+        ):
+            result = Rejection("unknown_operation", f'there is no operation "{name}"')
+        else:
+            result = self.cluster.do(name, *arguments)
         if self.answer_seconds:
             await trio.sleep(self.answer_seconds)
         if self.unavailable:
@@ -161,12 +191,32 @@ class FakePort:
         self.events_read += len(found)
         return found
 
+    def members(self) -> list[tuple[str, str]]:
+        return self.cluster.members
+
+    async def read_prefix(
+        self, prefix: str, keys_max: int, bytes_max: int
+    ) -> list[tuple[str, bytes]] | None:
+        await trio.lowlevel.checkpoint()
+        rows: list[Any] = self.connection.execute("SELECT * FROM kv ORDER BY key").fetchall()
+        found = [(key, bytes(value)) for key, value in rows if key.startswith(prefix)]
+        size = sum(len(value) for _, value in found)
+        return None if len(found) > keys_max or size > bytes_max else found
+
     def watch_applied(self, callback: Callable[[], None]) -> Callable[[], None]:
         self.cluster.watchers.append(callback)
         return lambda: self.cluster.watchers.remove(callback)
 
     def monotonic_ms(self) -> int:
         return int(trio.current_time() * 1000)
+
+    def wall_ms(self) -> int:
+        return 1_700_000_000_000 + self.monotonic_ms()
+
+    @property
+    def leads(self) -> bool:
+        leader = self.believes_in if self._stale else self.cluster.leader
+        return leader == self.node
 
     def random(self) -> float:
         return self._random.random()
@@ -178,6 +228,7 @@ class FakePort:
         with copy.backup("main", self.cluster.connection, "main") as backup:
             backup.step()
         self._stale = copy, self.cluster.revision
+        self.believes_in = self.cluster.leader
 
     def reconnect(self) -> None:
         self._stale = None

@@ -1,18 +1,20 @@
 """Nodes with hook services on a fake cluster, and a record of what their handlers did."""
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import trio
 
-from hooks.configuration.definition import HandlerDefinition, HandlerType
+from hooks.configuration.definition import HandlerDefinition, HandlerType, Scope
 from hooks.execution.service import HookService
+from hooks.execution.succession import take_over
 from hooks.handlers.inprocess import InlineRunner
 from hooks.limits import HookLimits
 from hooks.registry import HookContext, Registry, hook
+from pubsub.topics import Pattern
 from tests.hooks.fake_cluster import FakeCluster, FakePort
 from tests.hooks.workbench import definition
 
@@ -30,6 +32,7 @@ class Run:
     attempt: int
     token: int
     began: float
+    boot: int  # the how-manieth service of the node
 
 
 class Node:
@@ -45,21 +48,37 @@ class Node:
         self._gone = trio.Event()
 
     async def start(self) -> None:
+        self.service = self._make(None)
+        self._scope, self._gone = trio.CancelScope(), trio.Event()
+        await self.fleet.nursery.start(self._run, self.service, self._scope, self._gone)
+
+    async def reload(self) -> None:
+        """Another service, with the fleet's handlers as they are now, takes the place of this one;
+        returns when the old one is gone."""
+        old, gone = self.service, self._gone
+        old.retire()
+        self.service = new = self._make(old)
+        self._scope, self._gone = trio.CancelScope(), trio.Event()
+        await self.fleet.nursery.start(self._run, new, self._scope, self._gone)
+        await take_over(new, old)
+        await gone.wait()
+
+    def _make(self, predecessor: HookService | None) -> HookService:
         self.boots += 1
         registry = Registry()
         for handler in self.fleet.handlers:
             registry.add(self._recorded(handler.name))
         runner = InlineRunner(registry, self.port.log, self.fleet.limits)
-        self.service = HookService(
+        return HookService(
             self.port,
             self.fleet.handlers,
             {HandlerType.IN_PROCESS: runner},
             boot_id=str(self.boots),
-            routes=self.fleet.routes,
+            publish_topics=self.fleet.publish_topics,
+            load_problems=self.fleet.load_problems,
+            predecessor=predecessor,
             limits=self.fleet.limits,
         )
-        self._scope, self._gone = trio.CancelScope(), trio.Event()
-        await self.fleet.nursery.start(self._run)
 
     async def stop(self) -> None:
         await self.service.stop()
@@ -70,23 +89,30 @@ class Node:
         self._scope.cancel()
         await self._gone.wait()
 
-    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
-        with self._scope:
-            await self.service.run(task_status=task_status)
-        self._gone.set()
+    async def _run(
+        self,
+        service: HookService,
+        scope: trio.CancelScope,
+        gone: trio.Event,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        with scope:
+            await service.run(task_status=task_status)
+        gone.set()
 
     def _recorded(self, name: str) -> Body:
-        body = self.fleet.bodies[name]
+        body, boot = self.fleet.bodies[name], self.boots
 
         @hook(name=name)
         async def handler(context: HookContext) -> object:
             fleet = self.fleet
             run = Run(
                 self.name, name, context.key, context.revision, context.attempt,
-                context.fencing_token, trio.current_time(),
+                context.fencing_token, trio.current_time(), boot,
             )  # fmt: skip
             fleet.begun.append(run)
-            running = (name, context.key)
+            per_node = any(h.name == name and h.scope is Scope.NODE for h in fleet.handlers)
+            running = (f"{name}@{self.name}" if per_node else name, context.key)
             fleet.overlaps += running in fleet.running
             fleet.running.append(running)
             try:
@@ -108,7 +134,8 @@ class Fleet:
         self.cluster = FakeCluster()
         self.handlers: list[HandlerDefinition] = []
         self.bodies: dict[str, Body] = {}
-        self.routes: Callable[[str], bool] = lambda topic: True
+        self.publish_topics: tuple[Pattern, ...] = ()
+        self.load_problems: dict[str, str] = {}
         self.nodes: dict[str, Node] = {}
         self.begun: list[Run] = []
         self.ended: list[Run] = []
@@ -120,17 +147,24 @@ class Fleet:
         self.handlers.append(definition(**{"name": name, "start": "earliest", **keys}))
         self.bodies[name] = body
 
-    async def start(self, *names: str) -> list[Node]:
+    async def start(
+        self, *names: str, labels: Mapping[str, dict[str, str]] | None = None
+    ) -> list[Node]:
         nodes = []
         for name in names:
             self.nodes[name] = node = Node(self, name)
+            node.port.labels = (labels or {}).get(name, {})
             await node.start()
             nodes.append(node)
         return nodes
 
-    def revisions(self, handler: str) -> list[int]:
-        """What a handler has handled, in that order."""
-        return [run.revision for run in self.ended if run.handler == handler]
+    def revisions(self, handler: str, node: str | None = None) -> list[int]:
+        """What a handler has handled, on one node or on any, in that order."""
+        return [
+            run.revision
+            for run in self.ended
+            if run.handler == handler and node in (None, run.node)
+        ]
 
     async def until(self, condition: Callable[[], object], seconds: float = 120) -> None:
         with trio.fail_after(seconds):

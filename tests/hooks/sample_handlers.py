@@ -13,7 +13,7 @@ import trio.lowlevel
 
 from hooks import effects
 from hooks.effects import Effect
-from hooks.registry import HookContext, hook
+from hooks.registry import GiveUp, HookContext, hook
 
 
 @hook("hooks.kv.*", priority=10)
@@ -119,3 +119,99 @@ def starts_a_child_and_blocks(context: HookContext) -> None:
 @hook()
 def tells_its_process(context: HookContext) -> list[Effect]:
     return [effects.put("pid", str(os.getpid()))]
+
+
+@hook()
+def gives_up(context: HookContext) -> None:
+    raise GiveUp("no such customer")
+
+
+@hook()
+async def gives_up_in_a_nursery(context: HookContext) -> None:
+    async def fail() -> None:
+        raise GiveUp("no such customer")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fail)
+
+
+def _told_of(context: HookContext) -> list[Effect]:
+    revisions = ",".join(str(event.revision) for event in context.events)
+    values = ",".join(str(payload["value"]) for payload in context.payloads())
+    newest = f"newest {context.revision} values {values} coalesced {context.coalesced}"
+    return [effects.put("batch", f"{revisions} {newest}")]
+
+
+@hook()
+def counts_a_batch(context: HookContext) -> list[Effect]:
+    return _told_of(context)
+
+
+@hook()
+async def counts_a_batch_async(context: HookContext) -> list[Effect]:
+    return _told_of(context)
+
+
+@hook()
+async def tells_its_deadline(context: HookContext) -> list[Effect]:
+    left = context.cancel_scope.deadline - trio.current_time()
+    return [effects.put("left", str(left))]
+
+
+@hook()
+async def cancels_itself(context: HookContext) -> None:
+    context.cancel_scope.cancel()
+    await trio.sleep(600)
+
+
+@hook()
+async def moves_its_deadline(context: HookContext) -> None:
+    context.cancel_scope.deadline += 600
+    await trio.sleep(600)
+
+
+@hook()
+def asks_for_a_scope(context: HookContext) -> None:
+    context.cancel_scope.cancel()
+
+
+@hook()
+def asks(context: HookContext) -> list[Effect]:
+    return [effects.put("said", context.client)]
+
+
+@hook()
+async def asks_async(context: HookContext) -> list[Effect]:
+    return [effects.put("said", context.client)]
+
+
+@hook()
+def returns_too_many(context: HookContext) -> list[Effect]:
+    return [effects.put("a", b"1")] * 101
+
+
+@hook()
+def returns_an_object(context: HookContext) -> object:
+    return object()
+
+
+@hook()
+def returns_a_generator(context: HookContext) -> object:
+    return (effects.put("a", b"1") for _ in range(3))
+
+
+_starts: list[int] = []
+
+
+@hook()
+async def counts_starts(context: HookContext) -> list[Effect]:
+    number = int(context.payload()["value"])
+    assert _starts == list(range(number)), f"{number} starts after {_starts}"
+    _starts.append(number)
+    return [effects.put("before", str(len(_starts) - 1))]
+
+
+@hook()
+async def leaves_a_note(context: HookContext) -> None:
+    with Path(context.payload()["value"]).open("a") as file:  # noqa: ASYNC230 - it must not wait
+        file.write(f"{context.revision}\n")

@@ -33,7 +33,7 @@ async def test_a_redriven_event_runs_its_handler_again_and_no_other(clock: MockC
         await fleet.until_done("h")
         assert [letter["revision"] for letter in fleet.cluster.letters("h")] == [1]
 
-        assert fleet.cluster.do("dlq.redrive", "hook.h", [1]) == [[1, 2]]
+        assert fleet.cluster.do("dlq.redrive", "hook.h", [1]) == [[1, 3]]
         await fleet.until_done("h")
         await fleet.until_done("other")
 
@@ -62,6 +62,26 @@ async def test_a_replay_runs_a_handler_again_in_order(clock: MockClock) -> None:
         assert sorted(first) == [1, 2, 3, 4, 5, 6]
         assert sorted(fleet.revisions("h")[6:]) == [2, 3, 4, 5]
         assert len(fleet.revisions("other")) == 6
+
+
+async def test_a_handler_of_such_facts_gets_the_plain_fact(clock: MockClock) -> None:
+    """Who asks for replays as such is told of them; the handler that it is for gets the event."""
+    seen: dict[str, list[str]] = {"h": [], "watcher": []}
+
+    async def note(context: HookContext) -> None:
+        seen[context.handler].append(context.topic)
+
+    async with a_fleet() as fleet:
+        fleet.handle("h", note)
+        fleet.handle("watcher", note, pattern="hooks.group.>")
+        await fleet.start("a")
+        fleet.cluster.put("k")
+        await fleet.until_done("h")
+        fleet.cluster.do("replay.start", "hook.h", 1, 1)
+        fleet.cluster.do("replay.step", 1, 100)
+        await fleet.until_done("h")
+        await fleet.until_done("watcher")
+        assert seen == {"h": ["hooks.kv.write_committed"] * 2, "watcher": [REPLAYED]}
 
 
 async def test_effects_of_a_replay_are_caused_by_it(clock: MockClock) -> None:

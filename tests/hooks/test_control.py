@@ -94,7 +94,7 @@ async def test_any_node_tells_how_every_handler_stands(clock: MockClock) -> None
         assert sorted(rows) == ["elsewhere", "h", "off"]
         assert (rows["h"]["members"], rows["h"]["partitions_here"], rows["h"]["lag"]) == (2, 8, 0)
         assert (rows["h"]["completed"], rows["h"]["dead_letters"]) == (19, 1)
-        assert not rows["off"]["enabled_here"]
+        assert (rows["off"]["state"], rows["off"]["enabled"]) == ("disabled", False)
         assert not rows["elsewhere"]["defined_here"]
 
         locals_: list[dict[str, Any]] = []

@@ -212,8 +212,35 @@ async def test_a_host_leaves_with_its_node() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_module_that_does_not_load_is_reported_at_the_start() -> None:
-    """A missing module refuses the start with the interpreter's own words."""
-    host = Host(["tests.hooks.no_such_module"], ListLog(), environment=os.environ, limits=LIMITS)
-    with pytest.raises(HostNotStarted, match="No module named 'tests"):
+async def test_a_module_that_does_not_load_is_reported_and_the_others_serve() -> None:
+    """A missing module is told in the interpreter's own words, and takes nothing along."""
+    modules = ["tests.hooks.no_such_module", SAMPLES]
+    async with running(*modules) as host:
+        (problem,) = host.problems
+        assert problem.name == "tests.hooks.no_such_module"
+        assert "No module named 'tests.hooks.no_such_module'" in problem.text
+        assert any(file.endswith("sample_handlers.py") for file in host.files)
+        assert await run(host, "sleeps", "0") == Succeeded()
+
+
+async def test_a_module_that_takes_the_process_along_refuses_the_start(tmp_path: Path) -> None:
+    """Then no handler has a host, and nobody could tell which of them is meant."""
+    file = tmp_path / "leaves.py"
+    file.write_text("import os\nos._exit(3)\n")
+    host = Host([], ListLog(), files=[str(file)], environment=os.environ, limits=LIMITS)
+    with trio.fail_after(20), pytest.raises(HostNotStarted, match="without a word"):
         await host.run()
+
+
+async def test_who_has_answered_is_not_run_again_for_who_blocks(tmp_path: Path) -> None:
+    """Answers leave a host together, but one that ended before another blocked the loop is out
+    before the host is killed for that: each handler ran once."""
+    note = tmp_path / "note"
+    async with running(SAMPLES) as host, trio.open_nursery() as nursery:
+        handler = definition(name="leaves_a_note")
+        for revision in range(1, 31):
+            event = write_event(revision, value=str(note).encode())
+            nursery.start_soon(host.execute, attempt(handler, event))
+            if revision == 15:
+                nursery.start_soon(run, host, "blocks_its_loop", "0", 400)
+    assert sorted(map(int, note.read_text().split())) == list(range(1, 31))

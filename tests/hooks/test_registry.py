@@ -1,10 +1,13 @@
 """The @hook decorator and what is collected."""
 
+import inspect
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from hooks.configuration.config import parse_handler
+from hooks.configuration.keys import KEYS
 from hooks.registry import HookContext, Registry, hook
 from tests.hooks.workbench import CLUSTER_ID, ListLog, attempt, definition, write_event
 
@@ -44,7 +47,7 @@ def test_a_context_shows_the_event_and_the_attempt() -> None:
     """What handlers use most is one attribute away."""
     made = attempt(definition(), write_event(9, "k", b"v"), number=2)
     context = HookContext(
-        delivery=made.delivery,
+        deliveries=made.deliveries,
         handler="h",
         attempt=made.number,
         fencing_token=made.token,
@@ -55,3 +58,63 @@ def test_a_context_shows_the_event_and_the_attempt() -> None:
     assert context.event_id == f"{CLUSTER_ID}-9"
     assert context.payload()["value"] == "v"
     assert not context.triggered
+
+
+def test_the_decorator_takes_every_key_of_a_function() -> None:
+    """What a table can say of a Python handler, @hook can say too, and no more."""
+    ours = set(inspect.signature(hook).parameters)
+    keys = {key for key in KEYS if parse_handler({**PYTHON, key: 0})[1]}
+    refused = {key for key in keys if "only a handler of type" in _problems(key)}
+    assert ours == set(KEYS) - refused - {"execution_mode", "type", "handler_id"}
+
+
+PYTHON = {"name": "h", "pattern": ">", "type": "in_process", "handler_id": "f"}
+
+
+def _problems(key: str) -> str:
+    return " ".join(map(str, parse_handler({**PYTHON, key: 0})[1]))
+
+
+def test_everything_that_the_decorator_is_given_is_checked() -> None:
+    """All arguments reach the definition, as the keys of a table would."""
+
+    @hook(
+        "orders.*",
+        name="h",
+        version=2,
+        filter="event.hops == 0",
+        scope="selector",
+        selector={"zone": "a"},
+        partitions=4,
+        order_by="key",
+        start="earliest",
+        priority=1,
+        after=("x", "y"),
+        concurrency=2,
+        rate_limit="10/s",
+        rate_limit_per_key="1/s",
+        batch_max=10,
+        batch_wait_ms=20,
+        timeout_ms=100,
+        retry_count=1,
+        on_failure="skip",
+        breaker_failures=3,
+        breaker_open_ms=50,
+        enabled=False,
+        required=True,
+    )
+    def handle(context: HookContext) -> None: ...
+
+    registry = Registry()
+    registry.add(handle)
+    (found,) = registry.found
+    definition, problems = parse_handler({**PYTHON, **found.options, "pattern": found.pattern})
+    assert definition is not None, problems
+    assert definition.selector == (("zone", "a"),)
+    assert definition.after == ("x", "y")
+    assert (definition.version, definition.filter) == (2, "event.hops == 0")
+    assert (definition.enabled, definition.required) == (False, True)
+    unchanged = {"debounce_ms": 0, "debounce_ms_max": 0, "throttle_ms": 0}
+    assert set(found.options) | set(unchanged) | {"name", "pattern"} == set(
+        inspect.signature(hook).parameters
+    )

@@ -12,7 +12,6 @@ import trio
 
 from hooks.configuration.config import parse_hooks
 from hooks.execution.runtime import HookRuntime, HooksRefused
-from hooks.handlers.host import HostNotStarted
 from hooks.limits import HookLimits
 from hooks.registry import HookContext, Registry, hook
 from pubsub import groups
@@ -86,18 +85,36 @@ def _unplaced() -> list[str]:
 
 
 async def test_handlers_that_do_not_fit_their_modules_refuse_the_start() -> None:
-    """A handler without a function is an error at the start, not silence."""
+    """A required handler without a function is an error at the start, and so is a module that does
+    not load where everything is required."""
+    handler = {"name": "h", "pattern": ">", "type": "in_process", "handler_id": "lonley"}
     table = {
         "modules": ["tests.hooks.lonely_handler"],
-        "handlers": [
-            {"name": "h", "pattern": ">", "type": "in_process", "handler_id": "lonley"},
-        ],
+        "handlers": [{**handler, "required": True}],
     }
     with pytest.raises(HooksRefused) as refused:
         await runtime(FakeCluster(), table).run()
     assert refused.value.problems[0].suggestion == "lonely"
-    with pytest.raises(HostNotStarted):
-        await runtime(FakeCluster(), {"modules": ["no_such_module"]}).run()
+    with pytest.raises(HooksRefused, match="No module named 'no_such_module'"):
+        await runtime(FakeCluster(), {"modules": ["no_such_module"], "required": True}).run()
+
+
+async def test_a_node_starts_without_what_it_does_not_need(tmp_path: Path) -> None:
+    """A missing function, a broken module and a broken file are told, and the rest runs."""
+    (tmp_path / "good.toml").write_text(
+        '[[handlers]]\npattern = "x"\ntype = "shell"\ncommand = "true"\n'
+    )
+    (tmp_path / "bad.toml").write_text("[[handlers]]\ntype = 1\n")
+    (tmp_path / "broken.py").write_text("def f(:\n")
+    handler = {"name": "h", "pattern": ">", "type": "in_process", "handler_id": "nobody"}
+    table = {"directory": str(tmp_path), "handlers": [handler]}
+    hooks = runtime(FakeCluster(), table)
+    async with running(hooks):
+        assert hooks.service is not None
+        assert "good" in [work.definition.name for work in hooks.service.works]
+    assert {problem.name for problem in hooks.problems} == {
+        "h", "bad", str(tmp_path / "broken.py")
+    }  # fmt: skip
 
 
 async def test_decorated_functions_run_inline_when_a_registry_is_given() -> None:

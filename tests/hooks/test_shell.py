@@ -7,7 +7,8 @@ from pathlib import Path
 
 import trio
 
-from hooks.delivery import TRIGGER_HEADER, TRIGGER_TOPIC
+from hooks.configuration.sections import ShellRules
+from hooks.delivery import TRIGGER_HEADER, TRIGGER_TOPIC, deliver
 from hooks.execution.attempt import Failed, FailureKind, Outcome, Succeeded
 from hooks.handlers.shell import BASE_ENVIRONMENT, ShellRunner
 from hooks.limits import HookLimits
@@ -79,8 +80,16 @@ async def test_a_triggered_event_says_so() -> None:
 
 async def test_the_exit_code_decides_and_stderr_explains() -> None:
     """A code other than 0 fails the attempt with the end of what it wrote to stderr."""
-    outcome = await run("echo to-nobody; echo no space left >&2; exit 3", shell=True)
-    assert outcome == Failed(FailureKind.ERROR, "exit status 3: no space left")
+    outcome = await run("echo half done; echo no space left >&2; exit 3", shell=True)
+    output = "--- stdout\nhalf done\n--- stderr\nno space left"
+    assert outcome == Failed(FailureKind.ERROR, "exit status 3: no space left", output=output)
+
+
+async def test_some_exit_codes_are_final() -> None:
+    """What the handler lists as such is not tried again; every other failure is."""
+    for status, final in ((64, True), (1, False)):
+        outcome = await run(f"exit {status}", shell=True, final_exit_codes=[64, 65])
+        assert outcome == Failed(FailureKind.ERROR, f"exit status {status}", final)
 
 
 async def test_a_command_that_is_not_there_fails_with_its_name() -> None:
@@ -98,10 +107,94 @@ async def test_a_chatty_command_is_drained_and_its_output_capped() -> None:
     log = ListLog()
     script = "head -c 1000000 /dev/zero | tr '\\0' x; head -c 1000000 /dev/zero | tr '\\0' y >&2"
     outcome = await run(script, shell=True, log=log, output_bytes_max=1000)
-    assert outcome == Succeeded()
+    assert isinstance(outcome, Succeeded)
+    out, err = "(999000 bytes cut) " + 1000 * "x", "(999000 bytes cut) " + 1000 * "y"
+    assert outcome.output == f"--- stdout\n{out}\n--- stderr\n{err}"
     (_, _, fields) = log.lines[-1]
-    assert fields["stdout"] == "(999000 bytes cut) " + 1000 * "x"
-    assert fields["stderr"] == "(999000 bytes cut) " + 1000 * "y"
+    assert (fields["stdout"], fields["stderr"]) == (out, err)
+    outcome = await run("head -c 9000 /dev/zero | tr '\\0' x", shell=True)
+    assert isinstance(outcome, Succeeded)
+    assert len(outcome.output) == LIMITS.output_shown_bytes_max, "the history keeps less"
+
+
+async def test_each_command_leaves_an_audit_record() -> None:
+    """What was run, for what, how it ended and how long it took, whether or not it succeeded."""
+    log = ListLog()
+    await run(["sh", "-c", "echo hello; exit 4"], write_event(9), log=log)
+    level, message, fields = log.lines[0]
+    assert (level, message) == ("info", "command ended")
+    assert int(str(fields.pop("pid"))) > 0
+    assert int(str(fields.pop("duration_ms"))) >= 0
+    assert fields == {
+        "handler": "h",
+        "revision": 9,
+        "attempt": 2,
+        "command": ["sh", "-c", "echo hello; exit 4"],
+        "events": 1,
+        "status": "exit status 4",
+        "stopped": None,
+        "stdout_bytes": 6,
+        "stderr_bytes": 0,
+    }
+
+
+async def test_a_batch_is_a_line_for_each_event() -> None:
+    """The command of a handler with batches reads NDJSON, and finds their number beforehand."""
+    check = (
+        "import json, os, sys; events = [json.loads(line) for line in sys.stdin];"
+        'assert [e["sequence"][-1] for e in events] == ["3", "4", "6"], events;'
+        'assert os.environ["TREMULA_HOOK_EVENTS"] == "3";'
+        'assert os.environ["TREMULA_HOOK_REVISION"] == "6"'
+    )
+    handler = definition(type="shell", command=["python3", "-c", check], batch_max=10)
+    made = attempt(handler, deliveries=tuple(deliver(write_event(n)) for n in (3, 4, 6)))
+    assert await ShellRunner({}, ListLog(), limits=LIMITS).execute(made) == Succeeded()
+
+
+async def test_a_command_that_is_not_allowed_never_starts(tmp_path: Path) -> None:
+    """With lists in [hooks.shell], any other command or variable is a final failure."""
+    rules = ShellRules(allow_commands=("touch", "/bin/echo"), allow_env=("LANG",))
+    runner = ShellRunner({"SECRET": "x"}, ListLog(), rules=rules, limits=LIMITS)
+
+    async def fails(**keys: object) -> str:
+        handler = definition(type="shell", **keys)
+        outcome = await runner.execute(attempt(handler))
+        assert isinstance(outcome, Failed)
+        assert outcome.final
+        return outcome.error
+
+    made = tmp_path / "made"
+    allowed = definition(type="shell", command=["touch", str(made)], env=["LANG"])
+    assert await runner.execute(attempt(allowed)) == Succeeded()
+    made.unlink()
+    for command in (["/bin/touch", str(made)], [f"{tmp_path}/touch"], ["sh", "-c", "exit"]):
+        assert "allow_commands" in await fails(command=command)
+    assert "allow_commands" in await fails(command=f"touch {made}", shell=True)
+    assert "allow_env" in await fails(command=["touch", str(made)], env=["SECRET"])
+    assert not made.exists()
+
+
+async def test_a_command_runs_within_its_limits(tmp_path: Path) -> None:
+    """Memory, processor time, open files and the size of a file end where the handler says."""
+    allocate = "x = bytearray(400 * 1024 * 1024)"
+    outcome = await run(["python3", "-c", allocate], memory_bytes_max=200 * 1024 * 1024)
+    assert isinstance(outcome, Failed)
+    assert "MemoryError" in outcome.error
+    outcome = await run(["python3", "-c", "while True: pass"], cpu_seconds_max=1, timeout_ms=20_000)
+    assert isinstance(outcome, Failed)
+    assert outcome.error == "killed by SIGXCPU"
+    assert await run('test "$(ulimit -n)" = 40', shell=True, open_files_max=40) == Succeeded()
+    big = tmp_path / "big"
+    outcome = await run(f"head -c 100000 /dev/zero > {big}", shell=True, file_bytes_max=20_480)
+    assert isinstance(outcome, Failed)
+    assert big.stat().st_size == 20_480
+
+
+async def test_limits_do_not_touch_the_arguments() -> None:
+    """The shell that sets the limits passes the command on as it is, spaces and quotes included."""
+    words = ["a b", "$(id)", "'", '"', ";", ""]
+    check = f"import sys; assert sys.argv[1:] == {words!r}"
+    assert await run(["python3", "-c", check, *words], open_files_max=64) == Succeeded()
 
 
 async def test_a_command_need_not_read_its_event() -> None:

@@ -1,7 +1,7 @@
 """The deciding parts of the hook service against real consumer groups, under random schedules."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -35,15 +35,17 @@ STEPS = 300
 class Member:
     """One member's deciding parts, moved by hand."""
 
-    def __init__(self, machine: SmallMachine, name: str, now_ms: int, retry_count: int) -> None:
+    def __init__(
+        self, machine: SmallMachine, name: str, now_ms: int, keys: Mapping[str, object]
+    ) -> None:
         handler = definition(
-            pattern="orders.*", retry_count=retry_count, concurrency=3, partitions=PARTITIONS
+            **{"pattern": "orders.*", "concurrency": 3, "partitions": PARTITIONS, **keys}
         )
         self.machine = machine
         self.name = name
         self.work = HandlerWork(handler, LIMITS, 1 << 20)
         self.progress = Progress(self.work, LIMITS, now_ms)
-        self.running: list[tuple[Item, int]] = []  # with the token it was begun under
+        self.running: list[tuple[Sequence[Item], int]] = []  # with the token of their partition
 
     def assign(self) -> None:
         owned = [
@@ -55,12 +57,14 @@ class Member:
         def completed(partition: int) -> Sequence[int]:
             return groups.completions(self.machine.connection, GROUP, partition)
 
-        for item in self.work.assign(owned, completed):
-            self.stop(item)
+        stopped = self.work.assign(owned, completed)
+        for items, _ in list(self.running):
+            if any(item in stopped for item in items):
+                self.stop(items)
 
-    def stop(self, item: Item) -> None:
-        self.running = [pair for pair in self.running if pair[0] is not item]
-        self.work.cancel(item)
+    def stop(self, items: Sequence[Item]) -> None:
+        self.running = [pair for pair in self.running if pair[0] is not items]
+        self.work.cancel(items)
 
     def read(self) -> None:
         self.work.unpark()
@@ -82,12 +86,14 @@ class Schedule:
     and what is in hand is bounded. At the end those who are left finish everything.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, **keys: object) -> None:
         self.random = random.Random(seed)
         self.machine = SmallMachine()
         self.machine.do(groups.define, GROUP, "orders.*", PARTITIONS, "earliest", 0)
         self.now_ms = 0
         self.retry_count = self.random.randrange(3)
+        self.keys = {"retry_count": self.retry_count, **keys}
+        self.coalesces = not {"debounce_ms", "throttle_ms"}.isdisjoint(keys)
         self.members: dict[str, Member] = {}
         self.published: dict[int, str] = {}  # revision -> key
         self.handled: set[int] = set()  # a handler ended it, or it was given up
@@ -131,7 +137,7 @@ class Schedule:
         """Also: a process that was killed, and starts again under the same name."""
         name = self.random.choice("abc")
         self.machine.do(groups.join, GROUP, name, 10_000)
-        self.members[name] = Member(self.machine, name, self.now_ms, self.retry_count)
+        self.members[name] = Member(self.machine, name, self.now_ms, self.keys)
         self.members[name].assign()
 
     def leave(self) -> None:
@@ -150,8 +156,8 @@ class Schedule:
     def end(self) -> None:
         member = self._any()
         self.random.shuffle(member.running)
-        for item, _ in member.running[: self.random.randint(1, 3)]:
-            self._end(member, item, fails=self.random.random() < 0.3)
+        for items, _ in member.running[: self.random.randint(1, 3)]:
+            self._end(member, items, fails=self.random.random() < 0.3)
 
     def wait(self) -> None:
         self.now_ms += self.random.choice([10, 300, 6000])
@@ -174,8 +180,8 @@ class Schedule:
     def lose_lease(self) -> None:
         """A member without a leader stops what it runs, and goes on later."""
         member = self._any()
-        for item, _ in list(member.running):
-            member.stop(item)
+        for items, _ in list(member.running):
+            member.stop(items)
 
     def let_a_visitor_in(self) -> None:
         """Partitions are to be released; some steps later they are not."""
@@ -201,11 +207,14 @@ class Schedule:
         for revision, key in self.published.items():
             number = partition_of(key, PARTITIONS)
             if revision <= floors[number] or revision in done[number]:
-                assert revision in self.handled
+                assert revision in self.handled or self._has_newer(revision)
         for member in self.members.values():
             work = member.work
             assert work.running == len(member.running) <= 3
-            assert len(work.finished) <= LIMITS.unsettled_events_max + 3
+            bound = LIMITS.unsettled_events_max
+            if self.coalesces or "batch_max" in self.keys:
+                bound = 2 * bound + LIMITS.read_events_max
+            assert len(work.finished) <= bound + 3
             for held in work.partitions.values():
                 assert held.unfinished <= LIMITS.partition_events_max
                 assert held.unfinished == sum(map(len, held.queues.values()))
@@ -229,8 +238,8 @@ class Schedule:
                 member.read()
                 member.work.wake(self.now_ms)
                 self._start(member)
-                for item, _ in list(member.running):
-                    self._end(member, item, fails=False)
+                for items, _ in list(member.running):
+                    self._end(member, items, fails=False)
                 if self._build(member):
                     self._answer(member)
             if self._described()["floor"] >= self.machine.revision:
@@ -238,6 +247,8 @@ class Schedule:
         else:
             pytest.fail(f"stuck at {self._described()['floor']} of {self.machine.revision}")
         self.check()
+        newest = {key: revision for revision, key in sorted(self.published.items())}
+        assert set(newest.values()) <= self.handled, "the newest of a key was lost"
         described = self._described()
         if not self.replayed:
             assert described["completed"] + described["dead"] == len(self.published)
@@ -255,22 +266,47 @@ class Schedule:
         return self.random.choice(list(self.members.values()))
 
     def _start(self, member: Member) -> None:
-        while item := member.work.take():
-            token = item.partition.token
-            member.running.append((item, token))
-            # In order per key under one owner; a retry begins the same revision again.
-            last = self.begun.get((item.key, token), 0)
+        while items := member.work.take(self.now_ms):
+            token = items[0].partition.token
+            member.running.append((items, token))
+            revisions = [item.revision for item in items]
+            assert revisions == sorted(set(revisions))
+            assert len({item.partition.number for item in items}) == 1
+            for item in items:
+                self._begin(member, item, token, revisions)
+
+    def _begin(self, member: Member, item: Item, token: int, together: Sequence[int]) -> None:
+        # In order per key under one owner; a retry begins the same revision again.
+        last = self.begun.get((item.key, token), 0)
+        if len(together) == 1 and not item.alone:  # a batch that failed begins again from its first
             assert item.revision >= last
-            assert item.revision == last or last == 0 or last in self.handled
-            assert [i.key for i, _ in member.running if i.state is State.RUNNING].count(
-                item.key
-            ) == 1
-            self.begun[item.key, token] = item.revision
-            if self._is_current(member, item.partition.number, token):
-                assert item.revision not in self.completed, "it runs again without need"
-                for name in self._living():
-                    for other, _ in self.members[name].running:
-                        assert other is item or other.key != item.key, "two owners at once"
+        assert (
+            item.revision <= last
+            or last == 0
+            or last in self.handled
+            or last in together
+            or self._has_newer(last)
+        )
+        keys = [
+            {each.key for each in items}
+            for items, _ in member.running
+            if items[0].state is State.RUNNING
+        ]
+        assert sum(item.key in each for each in keys) == 1, "one key twice at once"
+        self.begun[item.key, token] = item.revision
+        if self._is_current(member, item.partition.number, token):
+            assert item.revision not in self.completed, "it runs again without need"
+            for name in self._living():
+                for others, _ in self.members[name].running:
+                    for other in others:
+                        assert other.revision in together or other.key != item.key, "two owners"
+
+    def _has_newer(self, revision: int) -> bool:
+        """Whether an event may have been coalesced."""
+        key = self.published[revision]
+        return self.coalesces and any(
+            newer > revision and other == key for newer, other in self.published.items()
+        )
 
     def _build(self, member: Member, *, flush: bool = False) -> bool:
         checkpoint = member.progress.build(self.now_ms, flush=flush)
@@ -288,11 +324,13 @@ class Schedule:
         owned = groups.assignments(self.machine.connection, member.name)
         return any((row.partition, row.token) == (partition, token) for row in owned)
 
-    def _end(self, member: Member, item: Item, fails: bool) -> None:
-        member.running = [pair for pair in member.running if pair[0] is not item]
-        if item.state is State.RUNNING and (not fails or item.attempt > self.retry_count):
-            self.handled.add(item.revision)
-        member.work.end(item, FAILURE if fails else Succeeded(), self.now_ms, 0.5)
+    def _end(self, member: Member, items: Sequence[Item], fails: bool) -> None:
+        member.running = [pair for pair in member.running if pair[0] is not items]
+        for item in items:
+            is_over = len(items) == 1 and item.attempt > self.retry_count
+            if item.state is State.RUNNING and (not fails or is_over):
+                self.handled.add(item.revision)
+        member.work.end(items, FAILURE if fails else Succeeded(), self.now_ms, 0.5)
 
     def _answer(self, member: Member) -> None:
         checkpoint = member.progress.under_way
@@ -314,3 +352,20 @@ class Schedule:
 def test_a_random_schedule_loses_nothing_and_keeps_the_order(seed: int) -> None:
     """Whatever members, answers and failures do: floors are true, keys in order, all is handled."""
     Schedule(seed).run()
+
+
+SHAPES: list[dict[str, object]] = [
+    {"debounce_ms": 400, "debounce_ms_max": 1_000},
+    {"throttle_ms": 700},
+    {"batch_max": 4, "batch_wait_ms": 300},
+    {"batch_max": 3, "rate_limit_per_key": "20/m"},
+    {"rate_limit": "2/s", "breaker_failures": 2, "breaker_open_ms": 1_000},
+    {"debounce_ms": 100, "rate_limit_per_key": "1/s", "breaker_failures": 1},
+]
+
+
+@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: ",".join(shape))
+def test_shaping_keeps_the_same_promises(seed: int, shape: dict[str, object]) -> None:
+    """Whatever holds events back: keys stay in order, and the newest of each is handled."""
+    Schedule(seed, **shape).run()
