@@ -1,15 +1,20 @@
 """The messages between a node and its handler host: msgpack arrays, one after the other, on pipes.
 
-    node -> host   [START, version, modules, paths, limits]           once, first
-                   [RUN, id, handler_id, handler name, delivery, attempt, token, cluster_id,
-                    timeout_ms]
+    node -> host   [START, version, settings]                              once, first
+                   [RUN, id, handler_id, handler name, [delivery, ...], attempt, token, cluster_id,
+                    timeout_ms, coalesced]
                    [CANCEL, id]
-    host -> node   [READY, [[handler_id, where, pattern, options], ...]]   or
+    host -> node   [READY, [[handler_id, where, pattern, options], ...],
+                    [[name, text, suggestion], ...], files]                or
                    [REFUSED, text]                                         the modules do not load
                    [DONE, id, effects]
-                   [FAILED, id, kind, text]
+                   [FAILED, id, kind, text, final]
                    [STUCK, id]     a sync handler is past its timeout: only a kill stops it
                    [LOG, level, message, fields]
+
+settings is a map: `sources` (the fields of `hooks.configuration.sections.CodeSources`), `paths`,
+`limits`, and `client`, nil or [function, arguments] (see `hooks.ports.ClientFactory`). Each side
+writes what it has at once, many messages in one piece.
 
 Both ends are of one release, started by one another; the version only guards against a mixed
 installation.
@@ -20,7 +25,7 @@ from typing import Any, Final
 
 import msgpack
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 START: Final = 1
 RUN: Final = 2

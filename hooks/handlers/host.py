@@ -21,11 +21,11 @@ from typing import Final
 
 import trio
 
-from hooks.configuration.config import RegisteredFunction
+from hooks.configuration.config import LoadProblem, RegisteredFunction
 from hooks.execution.attempt import Attempt, Failed, FailureKind, Outcome
 from hooks.handlers.host_process import HostProcess, Interrupted
 from hooks.limits import DEFAULT_LIMITS, HookLimits
-from hooks.ports import Log, Spawn
+from hooks.ports import ClientFactory, Log, Spawn
 
 _GUILTY: Final = (FailureKind.TIMEOUT, FailureKind.CRASH)
 
@@ -43,14 +43,23 @@ class Host:
         log: Log,
         *,
         environment: Mapping[str, str],
+        files: Sequence[str] = (),
+        entry_points: bool | Sequence[str] = False,
         paths: Sequence[str] = (),
         limits: HookLimits = DEFAULT_LIMITS,
         spawn: Spawn = trio.lowlevel.open_process,
+        client: ClientFactory | None = None,
     ) -> None:
-        """`paths` is where modules are looked for after the interpreter's own places."""
-        start = [list(modules), list(paths), asdict(limits)]
-        self._main = HostProcess("main", start, environment, log, limits, spawn)
-        self._isolation = HostProcess("isolation", start, environment, log, limits, spawn)
+        """`paths` is where modules are looked for after the interpreter's own places; `client` is
+        how the host comes to the `context.client` of its handlers."""
+        settings = {
+            "sources": [list(modules), list(files), entry_points],
+            "paths": list(paths),
+            "limits": asdict(limits),
+            "client": None if client is None else list(client),
+        }
+        self._main = HostProcess("main", settings, environment, log, limits, spawn)
+        self._isolation = HostProcess("isolation", settings, environment, log, limits, spawn)
         self._isolation_wanted = trio.Event()
         self._isolation_turn = trio.StrictFIFOLock()
         self._isolated: dict[str, None] = {}  # handler ids
@@ -59,6 +68,16 @@ class Host:
     def functions(self) -> list[RegisteredFunction]:
         """What the modules register; known once `run` has reported that it started."""
         return self._main.functions
+
+    @property
+    def problems(self) -> list[LoadProblem]:
+        """What did not load, known at the same time; the rest serves without it."""
+        return self._main.problems
+
+    @property
+    def files(self) -> list[str]:
+        """The Python files whose change may change what is found, known at the same time."""
+        return self._main.files
 
     @property
     def restarts(self) -> int:

@@ -7,13 +7,14 @@ ones were. A flight is an attempt that is in the process now, also one whose cal
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from math import inf
 from subprocess import PIPE
 from typing import Any, Final, NamedTuple
 
 import trio
 
-from hooks.configuration.config import RegisteredFunction
+from hooks.configuration.config import LoadProblem, RegisteredFunction
 from hooks.effects import Effect
 from hooks.execution.attempt import Attempt, Failed, FailureKind, Outcome, Succeeded, bounded
 from hooks.handlers import frames
@@ -31,17 +32,30 @@ class Interrupted(NamedTuple):
 
 
 class _Flight:
-    __slots__ = ("abandoned", "done", "overdue_at", "result")
+    __slots__ = ("abandoned", "overdue_at", "result", "task")
 
     def __init__(self, overdue_at: float) -> None:
         self.overdue_at = overdue_at
         self.abandoned = False  # its caller was cancelled
         self.result: Outcome | Interrupted | None = None
-        self.done = trio.Event()
+        self.task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+
+    async def landed(self) -> Outcome | Interrupted:
+        """Wait for the result; an Event would cost as much again. HOT."""
+        if self.result is None:
+            await trio.lowlevel.wait_task_rescheduled(self._abandon)
+        assert self.result is not None
+        return self.result
+
+    def _abandon(self, _: object) -> trio.lowlevel.Abort:
+        self.task = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def land(self, result: Outcome | Interrupted) -> None:
         self.result = result
-        self.done.set()
+        if self.task is not None:
+            trio.lowlevel.reschedule(self.task)
+            self.task = None
 
 
 class HostProcess:
@@ -50,17 +64,19 @@ class HostProcess:
     def __init__(
         self,
         name: str,
-        start: Sequence[object],
+        settings: Mapping[str, object],
         environment: Mapping[str, str],
         log: Log,
         limits: HookLimits,
         spawn: Spawn,
     ) -> None:
         self.functions: list[RegisteredFunction] = []
+        self.problems: list[LoadProblem] = []
+        self.files: list[str] = []
         self.restarts = 0
         self.pid: int | None = None
         self._name = name
-        self._start = start
+        self._settings = settings
         # The child finds the modules that this interpreter finds, none by its working directory.
         self._environment = {**environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._log = log
@@ -76,6 +92,7 @@ class HostProcess:
         self._outbox: list[bytes] = []
         self._wake_writer = trio.Event()
         self._wake_watcher = trio.Event()
+        self._watched_until = inf
 
     async def wait_first_start(self) -> str | None:
         """Wait until the process is ready for the first time; returns why it will not be."""
@@ -100,27 +117,29 @@ class HostProcess:
             await trio.sleep(pause_ms / 1000)
 
     async def execute(self, attempt: Attempt) -> Outcome | Interrupted:
-        """Make one attempt, as soon as the process is ready."""
+        """Make one attempt, as soon as the process is ready. HOT."""
         while not self._ready.is_set():
             await self._ready.wait()
         self._identifier = identifier = self._identifier + 1
         grace = self._limits.host_grace_ms / 1000
         flight = _Flight(trio.current_time() + attempt.timeout_seconds + grace)
         self._flights[identifier] = flight
-        self._wake_watcher.set()
+        if flight.overdue_at < self._watched_until:
+            self._wake_watcher.set()
         self._send(
             frames.RUN,
             identifier,
             attempt.handler.handler_id,
             attempt.handler.name,
-            attempt.delivery.to_wire(),
+            [delivery.to_wire() for delivery in attempt.deliveries],
             attempt.number,
             attempt.token,
             attempt.cluster_id,
             attempt.handler.timeout_ms,
+            attempt.coalesced,
         )
         try:
-            await flight.done.wait()
+            return await flight.landed()
         finally:
             if flight.result is None:
                 # Cancelled: somebody else may be about to run it, so a sync handler, which cannot
@@ -129,8 +148,6 @@ class HostProcess:
                 flight.overdue_at = trio.current_time()
                 self._send(frames.CANCEL, identifier)
                 self._wake_watcher.set()
-        assert flight.result is not None
-        return flight.result
 
     async def _live(self) -> None:
         """One life of the process, from its start to its burial."""
@@ -149,7 +166,7 @@ class HostProcess:
         assert process.stdout is not None
         assert process.stderr is not None
         self.pid = process.pid
-        self._send(frames.START, frames.VERSION, *self._start)
+        self._send(frames.START, frames.VERSION, self._settings)
         ended_by_itself = False
         try:
             async with trio.open_nursery() as nursery:
@@ -214,7 +231,7 @@ class HostProcess:
                 flight.land(Succeeded(effects))
         elif kind == frames.FAILED:
             if flight := self._flights.pop(message[1], None):
-                flight.land(Failed(FailureKind(message[2]), message[3]))
+                flight.land(Failed(FailureKind(message[2]), message[3], final=bool(message[4])))
         elif kind == frames.STUCK:
             if message[1] in self._flights:
                 self._blamed = message[1]
@@ -230,6 +247,11 @@ class HostProcess:
                 )
                 for found in message[1]
             ]
+            self.problems = [
+                LoadProblem(name=name, text=text, suggestion=suggestion)
+                for name, text, suggestion in message[2]
+            ]
+            self.files = list(message[3])
             self._problem = None
             self._ready.set()
             self._verdict.set()
@@ -245,7 +267,9 @@ class HostProcess:
             _kill(process)
             return
         while True:
-            overdue_at = min((f.overdue_at for f in self._flights.values()), default=float("inf"))
+            overdue_at = min((f.overdue_at for f in self._flights.values()), default=inf)
+            # Flights mostly end before this, and a later one is due later: then nobody is woken.
+            self._watched_until = overdue_at
             self._wake_watcher = trio.Event()
             with trio.move_on_at(overdue_at):
                 await self._wake_watcher.wait()
