@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import (
@@ -25,6 +25,15 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 Values = Mapping[tuple[str, ...], float]
+
+
+class Counts(NamedTuple):
+    """What a histogram has counted: one more count than bounds."""
+
+    bounds: Sequence[float]
+    counts: Sequence[int]
+    sum: float
+
 
 # 50 us is an fsync on a disk with a write cache, 10 s is a handler's patience.
 SECONDS_BUCKETS = (
@@ -115,24 +124,76 @@ SAMPLED: Mapping[str, Sampled] = {
     # Handlers
     "tremula_handler_attempts_total": Sampled(
         "counter",
-        "Attempts ended on this node, by outcome: done, failed or timed_out.",
+        "Attempts ended on this node, by outcome: done, failed, timed_out, crashed or cancelled.",
         ("handler", "outcome"),
     ),
     "tremula_handler_retries_total": Sampled(
         "counter", "Attempts that followed a failed one.", ("handler",)
     ),
-    "tremula_handler_dead_letters_total": Sampled(
-        "counter", "Events given up after their last attempt.", ("handler",)
+    "tremula_handler_events_total": Sampled(
+        "counter",
+        "Events that this node is done with, by outcome: completed (skipped and coalesced ones "
+        "among them), skipped, dead_letter, filtered (the condition is false) or coalesced (a "
+        "newer one stood for it).",
+        ("handler", "outcome"),
     ),
     "tremula_handler_in_flight": Sampled("gauge", "Attempts running now.", ("handler",)),
-    "tremula_handler_seconds_total": Sampled(
-        "counter", "Time spent in attempts, summed.", ("handler",)
+    "tremula_handler_in_hand": Sampled(
+        "gauge", "Events that were read and are not finished: they run or wait.", ("handler",)
+    ),
+    "tremula_handler_lag_events": Sampled(
+        "gauge",
+        "Events between the slowest partition that this node works on and the newest event.",
+        ("handler",),
+    ),
+    "tremula_handler_partitions": Sampled(
+        "gauge", "Partitions of the handler that this node works on.", ("handler",)
     ),
     "tremula_handler_checkpoints_total": Sampled(
-        "counter", "Checkpoints sent, by outcome: accepted or fenced.", ("handler", "outcome")
+        "counter",
+        "Checkpoints sent, by outcome: accepted, fenced or refused.",
+        ("handler", "outcome"),
+    ),
+    "tremula_handler_effects_refused_total": Sampled(
+        "counter", "Events whose effects the state refused.", ("handler",)
+    ),
+    "tremula_handler_parked_total": Sampled(
+        "counter",
+        "Times that a partition had so much unfinished that reading it stopped.",
+        ("handler",),
+    ),
+    "tremula_handler_lost_events_total": Sampled(
+        "counter",
+        "Events that retention took before the handler had read them. Must stay 0.",
+        ("handler",),
+    ),
+    "tremula_handler_filter_failures_total": Sampled(
+        "counter", "Times that the handler's condition could not be evaluated.", ("handler",)
+    ),
+    "tremula_handler_held_total": Sampled(
+        "counter",
+        "Starts that were held, by reason: throttle, rate_limit or after.",
+        ("handler", "reason"),
+    ),
+    "tremula_handler_batches_total": Sampled(
+        "counter",
+        "Attempts at several events, by outcome: whole, or split into single ones after a failure.",
+        ("handler", "outcome"),
+    ),
+    "tremula_handler_batched_events_total": Sampled(
+        "counter", "Events that were in such attempts.", ("handler",)
+    ),
+    "tremula_handler_breaker_opened_total": Sampled(
+        "counter", "Times that the handler's breaker opened on this node.", ("handler",)
+    ),
+    "tremula_handler_problem": Sampled(
+        "gauge", "1 while this node has a handler that does not run as it should.", ("handler",)
     ),
     "tremula_handler_host_restarts_total": Sampled(
         "counter", "Times the handler host was started again after it died or was killed."
+    ),
+    "tremula_handler_strays_total": Sampled(
+        "counter", "Processes that handlers left behind outside of their group, and were killed."
     ),
     "tremula_digest_mismatches_total": Sampled(
         "counter", "Times this node's state differed from that of a peer. Must stay 0."
@@ -171,6 +232,12 @@ class NodeMetrics:
             "Operations that one Raft entry carried.",
             (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
         )
+        self.handler_attempt_seconds = SampledDistributions(
+            "tremula_handler_attempt_seconds",
+            "Attempts that ended, by how long they took.",
+            "handler",
+        )
+        self.registry.register(self.handler_attempt_seconds)
         self.strangers = Counter(
             "tremula_strangers_total",
             "Connections closed because of who called or how it spoke, by port and reason.",
@@ -231,6 +298,27 @@ class Distribution(Collector):
             total += count
             buckets.append(("+Inf" if bound == math.inf else str(float(bound)), total))
         family.add_metric([], buckets, self._sum)
+        yield family
+
+
+class SampledDistributions(Collector):
+    """A histogram for each value of one label, whose owners keep the counts."""
+
+    def __init__(self, name: str, text: str, label: str) -> None:
+        self.source: Callable[[], Mapping[str, Counts]] = dict
+        self._name = name
+        self._text = text
+        self._label = label
+
+    def collect(self) -> Iterator[Metric]:
+        family = HistogramMetricFamily(self._name, self._text, labels=(self._label,))
+        for label, counts in self.source().items():
+            buckets: list[tuple[str, float]] = []
+            total = 0
+            for bound, count in zip((*counts.bounds, math.inf), counts.counts, strict=True):
+                total += count
+                buckets.append(("+Inf" if bound == math.inf else str(float(bound)), total))
+            family.add_metric((label,), buckets, counts.sum)
         yield family
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cluster import __version__
 from cluster.groupmetrics import publish_group_metrics
+from cluster.handlermetrics import publish_handler_metrics
 from cluster.metrics import NodeMetrics
 from cluster.net import Listener, ListenerStatistics
 from cluster.server.server import ServerStatistics
-from hooks.control.metrics import HandlerMetrics
 from hooks.execution.runtime import HookRuntime
 from pubsub import log, retention
 
@@ -77,50 +77,8 @@ def publish_metrics(node: Node, hooks: HookRuntime) -> None:
     node.metrics.strangers_from("client", lambda: _strangers(server.statistics()))
     sample("tremula_raft_snapshots_total", lambda: _snapshots(node))
     sample("tremula_digest_mismatches_total", lambda: {(): node.divergence.mismatches})
-    _publish_handlers(node, hooks)
+    publish_handler_metrics(node, hooks)
     publish_group_metrics(node)
-
-
-def _publish_handlers(node: Node, hooks: HookRuntime) -> None:
-    sample = node.metrics.sample
-
-    def each(*counters: tuple[str, Callable[[HandlerMetrics], float]]) -> Callable[[], Values]:
-        """One value per handler and labelled counter."""
-
-        def values() -> Values:
-            works = hooks.service.works if hooks.service is not None else []
-            return {
-                (work.definition.name, *([label] if label else [])): counter(work.metrics)
-                for work in works
-                for label, counter in counters
-            }
-
-        return values
-
-    attempts = each(
-        ("done", lambda m: m.succeeded),
-        ("failed", lambda m: m.failures + m.crashes),
-        ("timed_out", lambda m: m.timeouts),
-    )
-    sample("tremula_handler_attempts_total", attempts)
-    sample("tremula_handler_retries_total", each(("", lambda m: m.retries)))
-    sample("tremula_handler_dead_letters_total", each(("", lambda m: m.dead_letters)))
-    sample("tremula_handler_seconds_total", each(("", lambda m: m.duration_ms_total / 1000)))
-    checkpoints = each(
-        ("accepted", lambda m: m.checkpoints), ("fenced", lambda m: m.checkpoints_fenced)
-    )
-    sample("tremula_handler_checkpoints_total", checkpoints)
-    sample(
-        "tremula_handler_in_flight",
-        lambda: {
-            (work.definition.name,): work.running
-            for work in (hooks.service.works if hooks.service is not None else [])
-        },
-    )
-    sample(
-        "tremula_handler_host_restarts_total",
-        lambda: {(): hooks.host.restarts if hooks.host is not None else 0},
-    )
 
 
 def _counted(counts: Mapping[str, int], prefix: str) -> Values:

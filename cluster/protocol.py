@@ -51,8 +51,9 @@ MUTATIONS: Final = frozenset(
         "group.define", "group.remove", "group.seek", "group.discard",
         "group.pause", "group.resume", "group.skip", "group.fetch", "group.settle",
         "group.join", "group.keepalive", "group.leave", "group.checkpoint",
-        "retention.set", "retention.delete", "retention.cap",
+        "retention.set", "retention.delete", "retention.cap", "capture.set", "capture.delete",
         "dlq.edit", "dlq.redrive", "replay.start", "replay.cancel",
+        "hook.enable", "hook.disable", "hook.forget", "hook.settings",
     )
 )  # fmt: skip
 # Requests that only look, and so may be sent again at will (and are soon done).
@@ -60,9 +61,10 @@ READS: Final = frozenset(
     (
         "events.get", "events.query", "events.trace",
         "get", "range", "count", "events.read", "status", "members", "ping", "subscribe",
-        "hooks.list", "hooks.info", "hooks.metrics", "topics.list", "delayed.list",
+        "hooks.list", "hooks.info", "hooks.metrics", "hooks.settings", "hooks.events",
+        "hooks.history", "hooks.explain", "hooks.wait", "topics.list", "delayed.list",
         "group.consume", "group.describe", "group.list",
-        "retention.list", "dlq.list", "dlq.show", "replay.list",
+        "retention.list", "capture.list", "dlq.list", "dlq.show", "replay.list",
     )
 )  # fmt: skip
 
@@ -229,4 +231,5 @@ _META_FIELDS: Final[Sequence[tuple[str, Callable[[Any], bool]]]] = (
     ("namespace", lambda item: type(item) is int and item == 0),  # reserved
 )
 META_TRACE: Final = 3
+META_HOPS: Final = 5
 META_NAMESPACE: Final = 7

@@ -34,6 +34,7 @@ class Result:
     requests: int
     errors: dict[str, int] = field(default_factory=dict)
     latency_ms: dict[str, float] = field(default_factory=dict)
+    parts_ms: dict[str, dict[str, float]] = field(default_factory=dict)  # of that latency
     client_cpu_percent: float = 0.0
 
     @property

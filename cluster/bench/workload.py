@@ -19,6 +19,11 @@ CONSUME: Final = ("partitioned", "competing")
 """The workloads in which the connections are members of a group and take what is there."""
 READ: Final = ("watch", "deliver")
 """The workloads that measure how long an event takes to its reader."""
+HANDLED: Final = "bench.hooks"
+HANDLE, REACT = "handle", "react"
+"""The workloads of `cluster bench hooks`, by the handler in `cluster.bench.hook`."""
+REACT_RATE: Final = 20.0
+"""Events a second, so that each finds an idle cluster."""
 RATE_DEFAULT: Final = 200.0
 """Of those, writes a second."""
 
@@ -45,6 +50,8 @@ class Plan:
     @property
     def name(self) -> str:
         """A short description for the table."""
+        if self.workload == HANDLE:
+            return f"handle {self.events:,} events"
         parts = [self.workload]
         if self.batch > 1:
             parts.append(f"x{self.batch}")
@@ -58,6 +65,11 @@ class Plan:
             parts.append(f"{self.connections * self.depth} in flight")
         parts.append(f"on {self.connections} connection{'s' if self.connections > 1 else ''}")
         return " ".join(parts)
+
+    @property
+    def hooks(self) -> bool:
+        """Whether it needs the handler of the benchmark."""
+        return self.workload in (HANDLE, REACT)
 
     @property
     def consumes(self) -> bool:
@@ -87,6 +99,9 @@ SUITE: Final = (
 )
 
 
+HOOK_SUITE: Final = (Plan(workload=HANDLE), Plan(workload=REACT, rate=REACT_RATE))
+
+
 @dataclass(slots=True)
 class Requests:
     """The requests of a plan: keys and values made beforehand, so that little is measured of us."""
@@ -114,16 +129,18 @@ class Requests:
     def preload(self) -> list[Request]:
         """What must be in the store before the measurement."""
         if self.plan.consumes:
-            return self._events()
+            return self._events(CONSUMED)
+        if self.plan.workload == HANDLE:
+            return self._events(HANDLED)
         if self.plan.workload != "get":
             return []
         puts = [["put", key, self.value, None, None] for key in self.keys]
         return [("batch", [puts[first : first + 500]]) for first in range(0, len(puts), 500)]
 
-    def _events(self) -> list[Request]:
+    def _events(self, topic: str) -> list[Request]:
         """What the members of a group will take, over enough keys that each gets its share."""
         events = [
-            [CONSUMED, f"k{number % CONSUMED_KEYS}", self.value, None, None]
+            [topic, f"k{number % CONSUMED_KEYS}", self.value, None, None]
             for number in range(self.plan.events)
         ]
         starts = range(0, len(events), CONSUMED_BATCH)
@@ -167,4 +184,4 @@ _MAKERS: Final = {
     "watch": _put,
     "deliver": _publish,
 }
-WORKLOADS: Final = (*_MAKERS, *CONSUME)
+WORKLOADS: Final = (*_MAKERS, *CONSUME, HANDLE, REACT)

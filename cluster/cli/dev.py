@@ -48,7 +48,8 @@ def _dev(
         bool, typer.Option("--tls", help="Certificates for everybody (a new cluster only).")
     ] = False,
     hooks: Annotated[
-        Path | None, typer.Option("--hooks", help="A file with [hooks] for all three nodes.")
+        Path | None,
+        typer.Option("--hooks", help="A file with [hooks], or a hooks.d folder, for all three."),
     ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Delete what an earlier run left there.")

@@ -1,5 +1,6 @@
 """The three nodes of `cluster dev`: their folders, files, ports and processes."""
 
+import json
 import os
 import signal
 import socket
@@ -110,7 +111,7 @@ def prepare(data: Path, *, tls: bool, hooks: Path | None) -> list[DevNode]:
         for name, file in files.items():
             file.write_text(_node_file(name, ports, tls=tls))
     if hooks is not None:
-        text = hooks.read_text()
+        text = _hooks_section(hooks)
         for file in files.values():
             own, _, _ = file.read_text().partition(_HOOKS_MARK)
             file.write_text(f"{own}{_HOOKS_MARK}{text}")
@@ -126,6 +127,13 @@ def prepare(data: Path, *, tls: bool, hooks: Path | None) -> list[DevNode]:
                     hint=f"Does a node of an earlier run still live? Otherwise change {node.file}.",
                 )
     return nodes
+
+
+def _hooks_section(hooks: Path) -> str:
+    """What --hooks names, as a part of a node's file: a file's text, or a folder by its name."""
+    if hooks.is_dir():
+        return f"[hooks]\ndirectory = {json.dumps(str(hooks.absolute()))}\n"
+    return hooks.read_text()
 
 
 _HOOKS_MARK: Final = "\n# From --hooks:\n"

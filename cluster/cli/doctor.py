@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import apsw
 import typer
 
-from cluster.cli.members import ask_all, probe_all
+from cluster.cli.members import PROBE_S, ask_all, probe_all
 from cluster.cli.output import Output
 from cluster.cli.session import Cli, online
 from cluster.errors import TremulaError, UnknownRequest
@@ -55,6 +55,7 @@ async def _doctor(
     findings = [*installation(), *_certificate(cli)]
     nodes = await probe_all(cli)
     findings += agreement(nodes)
+    findings += await _handlers(cli)
     if deep:
         findings += [
             _scan(node["endpoint"], answer)
@@ -160,6 +161,44 @@ def _certificate(cli: Cli) -> Iterator[Finding]:
     level: Level = "ok" if left > timedelta(days=CERTIFICATE_DAYS_MIN) else "warning"
     remedy = "" if level == "ok" else "Issue a new one: cluster certs issue"
     yield Finding("certificate", level, f"{path} ends in {left.days} days", remedy)
+
+
+async def _handlers(cli: Cli) -> list[Finding]:
+    """What the first node that answers knows of the handlers."""
+    try:
+        async with cli.client(timeout_s=min(PROBE_S, cli.timeout_s)) as client:
+            rows = await client.hooks.list()
+            settings = await client.hooks.settings()
+    except TremulaError:
+        return []  # older than this question, or not there: `node` says so
+    return list(handlers(rows, settings))
+
+
+def handlers(rows: list[dict[str, Any]], settings: dict[str, Any]) -> Iterator[Finding]:
+    """What does not run as its files say, and what waits for somebody."""
+    for item in settings["load_problems"]:
+        text = f"{item['node']}: {item['name']}: {item['problem']}"
+        yield Finding("handlers", "problem", text, "cluster hook validate PATH")
+    for item in settings["differing"]:
+        text = f"the file of {item['node']} says {item['name']} = {item['value']}"
+        yield Finding(
+            "settings", "warning", text, "`cluster hook settings` shows what is in force."
+        )
+    for row in rows:
+        name = row["handler"]
+        if row["problem"]:
+            remedy = f"cluster hook info {name}"
+            yield Finding("handlers", "problem", f"{name}: {row['problem']}", remedy)
+        elif row["state"] == "removed":
+            remedy = f"Let a node have it again, or: cluster hook forget {name}"
+            yield Finding("handlers", "warning", f"{name}: no node has it any more", remedy)
+        elif row["state"] == "enabled" and not row["members"]:
+            yield Finding("handlers", "warning", f"{name}: no node runs it", "cluster hook list")
+        if row["dead_letters_held"]:
+            text = f"{name}: {row['dead_letters_held']} dead letters"
+            yield Finding("handlers", "warning", text, f"cluster dlq list hook.{name}")
+    if rows and not any(row["problem"] for row in rows):
+        yield Finding("handlers", "ok", f"{len(rows)} handlers, none with a problem")
 
 
 def _scan(endpoint: str, answer: Any) -> Finding:

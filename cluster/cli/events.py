@@ -4,6 +4,7 @@ from datetime import datetime
 
 from cluster.cli.output import Output, cell
 from hooks.events.publisher import cloud_event, payload
+from hooks.replicated.capture import FULL
 from pubsub.events import Event
 
 VALUE_CHARACTERS_MAX = 120  # of one field on a line; --json has all of it
@@ -26,6 +27,8 @@ def event_line(event: Event) -> str:
     for name in ("value", "payload"):
         if facts.get(f"{name}_encoding") == "base64":
             facts[name] = f"({facts[f'{name}_size_bytes']} bytes)"
+    if facts.get("value_capture") == FULL:
+        del facts["value_capture"]  # as nearly always
     shown = " ".join(
         f"{name}={cell(value)[:VALUE_CHARACTERS_MAX]}"
         for name, value in facts.items()

@@ -1,33 +1,46 @@
 """`cluster hook ...`: the handlers of the cluster, what they did, and how to make one run."""
 
-import json
 from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
 
+from cluster.cli import hook_capture, hook_explain, hook_files, hook_past, hook_switches
+from cluster.cli.hook_attempts import Name, note_silent
 from cluster.cli.members import ask_all
 from cluster.cli.outcome import Failure
 from cluster.cli.session import Cli, online
-from cluster.errors import TremulaError
+from cluster.errors import Rejected, TremulaError
+from hooks.configuration.definition import HandlerDefinition, HandlerType
+from pubsub.topics import Pattern
 
 LIST_COLUMNS = (
-    "handler", "type", "pattern", "members", "lag", "completed", "dead_letters", "problem",
+    "handler", "type", "pattern", "state", "members", "lag", "completed", "dead_letters", "problem",
 )  # fmt: skip
 # What each node counts for itself since it started; `metrics` sums it over the nodes that answer.
 LOCAL_COUNTERS = (
     "attempts", "succeeded", "failures", "timeouts", "crashes", "cancelled", "retries", "in_flight",
-    "checkpoints", "checkpoints_fenced", "effects_refused", "skipped", "duration_ms_total",
+    "checkpoints", "checkpoints_fenced", "effects_refused", "skipped", "filtered",
+    "filter_failures", "coalesced", "throttled", "rate_limited", "held_by_after", "breaker_opened",
+    "batches", "batched", "partitions_parked", "compacted", "duration_ms_total",
 )  # fmt: skip
 CLUSTER_COUNTERS = ("completed", "dead_letters", "dead_letters_held", "lag", "members")
+# Columns of what most handlers have nothing of: shown when one has.
+RARE_COLUMNS = (
+    "skipped", "filtered", "filter_failures", "coalesced", "throttled", "rate_limited",
+    "held_by_after", "breaker_opened", "crashes", "effects_refused", "compacted",
+)  # fmt: skip
 METRICS_COLUMNS = (
     "handler", "completed", "dead_letters", "lag", "attempts", "succeeded", "failures", "timeouts",
     "retries", "in_flight", "average_ms",
 )  # fmt: skip
 
-_INFO_TABLES = ("definition", "partitions", "dead_letters", "node_metrics")
+_INFO_TABLES = (
+    "definition", "local", "nodes", "partitions", "dead_letters", "node_metrics", "defined_here",
+    "enabled", "registered", "removed", "groups",
+)  # fmt: skip
 
-Name = Annotated[str, typer.Argument(help="The handler's name.")]
+ALWAYS_SHOWN = ("partitions", "concurrency", "timeout_ms", "retry_count", "on_failure")
 
 
 def register(app: typer.Typer) -> None:
@@ -37,13 +50,18 @@ def register(app: typer.Typer) -> None:
     online(hook, "info")(_info)
     online(hook, "metrics")(_metrics)
     online(hook, "trigger")(_trigger)
+    hook_switches.register(hook)
+    hook_explain.register(hook)
+    hook_past.register(hook)
+    hook_files.register(hook)
+    hook_capture.register(hook)
     app.add_typer(hook, name="hook")
 
 
 async def _list(cli: Cli) -> None:
     """The handlers, where they stand and what is wrong with them."""
     async with cli.client() as client:
-        handlers = await client.request("hooks.list")
+        handlers = await client.hooks.list()
     cli.out.show(
         {"handlers": handlers},
         lambda: cli.out.table(LIST_COLUMNS, _rows(handlers, LIST_COLUMNS)),
@@ -55,16 +73,17 @@ async def _list(cli: Cli) -> None:
 async def _info(cli: Cli, name: Name) -> None:
     """Everything about one handler: definition, partitions, dead letters."""
     async with cli.client() as client:
-        handler = await client.request("hooks.info", [name])
+        handler = await client.hooks.info(name)
 
     def people() -> None:
-        facts = {name: value for name, value in handler.items() if name not in _INFO_TABLES}
-        definition = {n: v for n, v in (handler["definition"] or {}).items() if v not in (None, [])}
+        facts = {n: v for n, v in handler.items() if n not in _INFO_TABLES and v not in (None, [])}
+        definition = _worth_showing(handler["local"] or handler["definition"])
         counters = {
             n: v for n, v in (handler["node_metrics"] or {}).items() if v and n != "durations"
         }
         cli.out.facts([*facts.items(), *((n, v) for n, v in definition.items() if n not in facts)])
         for title, rows in (
+            ("nodes that have it", handler["nodes"]),
             ("partitions", handler["partitions"]),
             ("dead letters", handler["dead_letters"]),
             ("on the node that was asked", [counters]),
@@ -84,18 +103,15 @@ async def _metrics(
     answers = await ask_all(cli, "hooks.metrics", [name])
     reached = [answer for answer in answers if not isinstance(answer, TremulaError)]
     if not reached:
-        raise answers[0]
+        raise next((a for a in answers if isinstance(a, Rejected)), answers[0])
     handlers = summed(reached)
+    rare = [name for name in RARE_COLUMNS if any(handler[name] for handler in handlers)]
+    columns = (*METRICS_COLUMNS, *rare)
     cli.out.show(
         {"handlers": handlers, "nodes_asked": len(answers), "nodes_answered": len(reached)},
-        lambda: cli.out.table(METRICS_COLUMNS, _rows(handlers, METRICS_COLUMNS)),
+        lambda: cli.out.table(columns, _rows(handlers, columns)),
     )
-    if len(reached) < len(answers):
-        cli.out.note(
-            f"{len(answers) - len(reached)} of {len(answers)} nodes did not answer: "
-            "their attempts are not in it",
-            style="yellow",
-        )
+    note_silent(cli, answers, reached, "their attempts are not in it")
 
 
 async def _trigger(
@@ -105,15 +121,24 @@ async def _trigger(
     key: Annotated[str | None, typer.Option("--key", help="The event's key.")] = None,
 ) -> None:
     """Run the handlers that match a topic, once in the cluster, on an event made by hand."""
-    try:
-        value = json.loads(payload)
-    except ValueError as error:
-        raise typer.BadParameter(f"the payload is not JSON: {error}") from None
+    value = hook_explain.json_value(payload)
     async with cli.client() as client:
-        result = await client.request("hooks.trigger", [topic, value, key])
+        result = await client.hooks.trigger(topic, value, key=key)
     if not result["handlers"]:
         raise Failure(f'no handler matches "{topic}"', hint="`cluster hook list` shows patterns.")
     cli.out.say(f"revision {result['revision']}: {', '.join(result['handlers'])}", result)
+
+
+def _worth_showing(definition: dict[str, Any]) -> dict[str, Any]:
+    """The keys that differ from their defaults, and those that one always wants to know."""
+    bare = HandlerDefinition(
+        name="", pattern=Pattern(">"), type=HandlerType(definition["type"])
+    ).as_dict()
+    return {
+        name: value
+        for name, value in definition.items()
+        if name in ALWAYS_SHOWN or bare.get(name) != value
+    }
 
 
 def summed(answers: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import typer
 from cluster import kv
 from cluster.cli import transfer
 from cluster.cli.events import show_event
+from cluster.cli.handled import WaitFor, check_handlers, finish_write
 from cluster.cli.outcome import Failure
 from cluster.cli.output import readable, value_fields
 from cluster.cli.session import Cli, online
@@ -53,12 +54,15 @@ async def _put(
     file: Annotated[Path | None, typer.Option("--file", help="Take the value from a file.")] = None,
     ttl_ms: Annotated[int | None, typer.Option("--ttl-ms", min=1, help="Expires after.")] = None,
     expected_revision: ExpectedRevision = None,
+    wait_for: WaitFor = None,
 ) -> None:
     """Write a key."""
     data = value_bytes(value, file)
     async with cli.client() as client:
+        await check_handlers(client, wait_for)
         revision = await client.put(key, data, ttl_ms=ttl_ms, expected_revision=expected_revision)
-    cli.out.say(f"revision {revision}", {"key": key, "revision": revision})
+        written = {"key": key, "revision": revision}
+        await finish_write(cli, client, f"revision {revision}", written, wait_for)
 
 
 async def _get(

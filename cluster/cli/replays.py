@@ -50,13 +50,13 @@ async def _replay(
     given = {"pattern": pattern, "key": key, "rate_per_s": rate}
     options = {name: value for name, value in given.items() if value is not None}
     async with cli.client() as client:
-        first = await _revision(client, start, "--from")
+        first = await revision_at(client, start, "--from")
         # events of the moment before a time: the first one that is later is not wanted
-        last = None if end is None else await _revision(client, end, "--to", before=True)
+        last = None if end is None else await revision_at(client, end, "--to", before=True)
         if last is not None and last < first:
             raise Failure("there is nothing between --from and --to")
         replay_id = await client.request("replay.start", [group, first, last, options or None])
-        found = await _wait(cli, client, replay_id) if wait else None
+        found = await until_ended(cli, client, replay_id) if wait else None
     if found is None:
         cli.out.say(f"replay {replay_id} of group {group}", {"id": replay_id, "group": group})
         return
@@ -83,7 +83,7 @@ async def _cancel(
     cli.out.say(sentence, {"id": replay_id, "cancelled": was_running})
 
 
-async def _wait(cli: Cli, client: Client, replay_id: int) -> dict[str, Any]:
+async def until_ended(cli: Cli, client: Client, replay_id: int) -> dict[str, Any]:
     told = 0
     while True:
         replays = await client.request("replay.list")
@@ -98,7 +98,7 @@ async def _wait(cli: Cli, client: Client, replay_id: int) -> dict[str, Any]:
         await trio.sleep(LOOK_EVERY_S)
 
 
-async def _revision(client: Client, text: str, option: str, *, before: bool = False) -> int:
+async def revision_at(client: Client, text: str, option: str, *, before: bool = False) -> int:
     """The revision that a place in the log means; of a time the first one from then on, or the
     last one before it."""
     if text == "earliest" and not before:

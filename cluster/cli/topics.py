@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster.cli.events import show_event
+from cluster.cli.handled import WaitFor, check_handlers, finish_write
 from cluster.cli.kv import value_bytes
 from cluster.cli.outcome import Failure
 from cluster.cli.patterns import check_pattern, note_silent
@@ -72,16 +73,15 @@ async def _pub(
     traceparent: Annotated[
         str | None, typer.Option("--traceparent", help="W3C trace context.")
     ] = None,
+    wait_for: WaitFor = None,
 ) -> None:
     """Append an event to the log, now or later."""
-    problem = validate_topic(topic) or (traceparent and validate_traceparent(traceparent))
-    if problem:
-        raise typer.BadParameter(problem)
+    _check_event(topic, traceparent)
     data = value_bytes(payload if payload is not None or file else "", file)
     at_ms = None if at is None else _wall_ms(at)
     is_later = at_ms is not None or delay_ms is not None
     if is_later:
-        _check_later(delay_ms, at_ms, expected_last_revision)
+        _check_later(delay_ms, at_ms, expected_last_revision, wait_for)
     common: dict[str, Any] = {
         "key": key,
         "content_type": content_type or _content_type(data),
@@ -92,6 +92,7 @@ async def _pub(
         "traceparent": traceparent,
     }
     async with cli.client() as client:
+        await check_handlers(client, wait_for)
         if is_later:
             identity = await client.publish_later(
                 topic, data, delay_ms=delay_ms, at_ms=at_ms, **common
@@ -101,7 +102,8 @@ async def _pub(
         revision = await client.publish(
             topic, data, expected_last_revision=expected_last_revision, **common
         )
-    cli.out.say(f"revision {revision}", {"topic": topic, "revision": revision})
+        told = {"topic": topic, "revision": revision}
+        await finish_write(cli, client, f"revision {revision}", told, wait_for)
 
 
 async def _sub(
@@ -185,11 +187,21 @@ async def _cancel(
     cli.out.say(f"cancelled {identity}", {"id": identity})
 
 
-def _check_later(delay_ms: int | None, at_ms: int | None, expected: int | None) -> None:
+def _check_event(topic: str, traceparent: str | None) -> None:
+    problem = validate_topic(topic) or (traceparent and validate_traceparent(traceparent))
+    if problem:
+        raise typer.BadParameter(problem)
+
+
+def _check_later(
+    delay_ms: int | None, at_ms: int | None, expected: int | None, wait_for: WaitFor
+) -> None:
     if at_ms is not None and delay_ms is not None:
         raise typer.BadParameter("--delay-ms and --at exclude each other")
     if expected is not None:
         raise typer.BadParameter("--expected-last-revision is for what is published now")
+    if wait_for:
+        raise typer.BadParameter("--wait-for is for what is published now")
 
 
 def _headers(texts: list[str] | None) -> dict[str, str]:

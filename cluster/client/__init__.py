@@ -6,6 +6,7 @@ from cluster.client.consumer import Consumer
 from cluster.client.delivery import Delivery
 from cluster.client.event_store import EventFilter, EventPage
 from cluster.client.group import Group
+from cluster.client.hooks import Handled, Hooks
 from cluster.client.options import ClientOptions
 from cluster.client.publishing import DelayedEvent
 from cluster.client.subscription import Start, Subscription
@@ -21,6 +22,8 @@ __all__ = [
     "EventFilter",
     "EventPage",
     "Group",
+    "Handled",
+    "Hooks",
     "Page",
     "Start",
     "Subscription",

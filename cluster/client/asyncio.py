@@ -36,6 +36,7 @@ from cluster.client.consumer import MEMBER_TTL_MS, Consumer
 from cluster.client.delivery import Delivery as TrioDelivery
 from cluster.client.delivery import Effect
 from cluster.client.group import Group
+from cluster.client.hooks import Hooks
 from cluster.client.options import ClientOptions
 from cluster.client.portal import Arrivals, Portal
 from cluster.client.subscription import Start, Subscription
@@ -240,6 +241,25 @@ class AsyncioGroup(_Facade[Group]):
         return AsyncioConsumer(self._portal, consumer, auto_ack)
 
 
+class AsyncioHooks(_Facade[Hooks]):
+    """The handlers of the cluster; see `cluster.client.hooks.Hooks`."""
+
+    list = _awaited(Hooks.list)
+    info = _awaited(Hooks.info)
+    metrics = _awaited(Hooks.metrics)
+    trigger = _awaited(Hooks.trigger)
+    enable = _awaited(Hooks.enable)
+    disable = _awaited(Hooks.disable)
+    forget = _awaited(Hooks.forget)
+    settings = _awaited(Hooks.settings)
+    set_publish_topics = _awaited(Hooks.set_publish_topics)
+    events = _awaited(Hooks.events)
+    explain = _awaited(Hooks.explain)
+    test = _awaited(Hooks.test)
+    history = _awaited(Hooks.history)
+    wait = _awaited(Hooks.wait)
+
+
 class AsyncioClient(_Facade[Client]):
     """What a cluster offers; every method may raise a `TremulaError`."""
 
@@ -266,11 +286,34 @@ class AsyncioClient(_Facade[Client]):
     status = _awaited(Client.status)
     members = _awaited(Client.members)
     groups = _awaited(Client.groups)
+    wait_handled = _awaited(Client.wait_handled)
 
     @property
     def node(self) -> str | None:
         """The name of the node that is connected at the moment."""
         return self._target.node
+
+    @property
+    def hooks(self) -> AsyncioHooks:
+        """The handlers of the cluster."""
+        return AsyncioHooks(self._portal, self._target.hooks)
+
+    def with_meta(
+        self,
+        *,
+        correlation_id: str | int | None = None,
+        causation_id: str | int | None = None,
+        hops: int | None = None,
+        traceparent: str | None = None,
+    ) -> AsyncioClient:
+        """The same client, whose requests say what they belong to and what caused them."""
+        target = self._target.with_meta(
+            correlation_id=correlation_id,
+            causation_id=causation_id,
+            hops=hops,
+            traceparent=traceparent,
+        )
+        return AsyncioClient(self._portal, target)
 
     def group(self, name: str) -> AsyncioGroup:
         """The consumer group of that name."""

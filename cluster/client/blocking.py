@@ -36,6 +36,7 @@ from cluster.client.consumer import MEMBER_TTL_MS, Consumer
 from cluster.client.delivery import Delivery as TrioDelivery
 from cluster.client.delivery import Effect
 from cluster.client.group import Group
+from cluster.client.hooks import Hooks
 from cluster.client.options import ClientOptions
 from cluster.client.portal import Arrivals, Portal
 from cluster.client.subscription import Start, Subscription
@@ -245,6 +246,25 @@ class BlockingGroup(_Facade[Group]):
         return BlockingConsumer(self._portal, consumer, auto_ack)
 
 
+class BlockingHooks(_Facade[Hooks]):
+    """The handlers of the cluster; see `cluster.client.hooks.Hooks`."""
+
+    list = _blocking(Hooks.list)
+    info = _blocking(Hooks.info)
+    metrics = _blocking(Hooks.metrics)
+    trigger = _blocking(Hooks.trigger)
+    enable = _blocking(Hooks.enable)
+    disable = _blocking(Hooks.disable)
+    forget = _blocking(Hooks.forget)
+    settings = _blocking(Hooks.settings)
+    set_publish_topics = _blocking(Hooks.set_publish_topics)
+    events = _blocking(Hooks.events)
+    explain = _blocking(Hooks.explain)
+    test = _blocking(Hooks.test)
+    history = _blocking(Hooks.history)
+    wait = _blocking(Hooks.wait)
+
+
 class BlockingClient(_Facade[Client]):
     """What a cluster offers; every method may raise a `TremulaError`."""
 
@@ -271,11 +291,34 @@ class BlockingClient(_Facade[Client]):
     status = _blocking(Client.status)
     members = _blocking(Client.members)
     groups = _blocking(Client.groups)
+    wait_handled = _blocking(Client.wait_handled)
 
     @property
     def node(self) -> str | None:
         """The name of the node that is connected at the moment."""
         return self._target.node
+
+    @property
+    def hooks(self) -> BlockingHooks:
+        """The handlers of the cluster."""
+        return BlockingHooks(self._portal, self._target.hooks)
+
+    def with_meta(
+        self,
+        *,
+        correlation_id: str | int | None = None,
+        causation_id: str | int | None = None,
+        hops: int | None = None,
+        traceparent: str | None = None,
+    ) -> BlockingClient:
+        """The same client, whose requests say what they belong to and what caused them."""
+        target = self._target.with_meta(
+            correlation_id=correlation_id,
+            causation_id=causation_id,
+            hops=hops,
+            traceparent=traceparent,
+        )
+        return BlockingClient(self._portal, target)
 
     def group(self, name: str) -> BlockingGroup:
         """The consumer group of that name."""

@@ -29,8 +29,9 @@ from cluster.client.consumer import CLOSE_S, Consumer
 from cluster.client.dispatcher import Dispatcher
 from cluster.client.event_store import EventStore
 from cluster.client.group import Group
+from cluster.client.hooks import WAIT_MS, Handled, Hooks
 from cluster.client.options import ClientOptions
-from cluster.client.publishing import Publishing
+from cluster.client.publishing import Publishing, trace_of, with_defaults
 from cluster.client.subscription import Start, Subscription, event_from_wire
 from cluster.errors import TremulaError
 from cluster.net import Network, TcpNetwork
@@ -65,6 +66,23 @@ class Client(Publishing, EventStore):
         self.nursery = nursery
         self.random = random
         self.consumers: dict[Consumer, None] = {}
+        self._trace: list[Any] | None = None  # of requests that say nothing about their cause
+
+    def with_meta(
+        self,
+        *,
+        correlation_id: str | int | None = None,
+        causation_id: str | int | None = None,
+        hops: int | None = None,
+        traceparent: str | None = None,
+    ) -> Client:
+        """The same client, whose requests say what they belong to and what caused them, unless a
+        request says something else itself."""
+        client = Client(self.dispatcher, self.nursery, self.random)
+        client.consumers = self.consumers
+        trace = trace_of(correlation_id, causation_id, traceparent, hops)
+        client._trace = with_defaults(trace, self._trace)
+        return client
 
     @property
     def node(self) -> str | None:
@@ -99,6 +117,8 @@ class Client(Publishing, EventStore):
             task = None  # Cancelled: the answer goes nowhere.
             return trio.lowlevel.Abort.SUCCEEDED
 
+        if self._trace is not None:
+            trace = with_defaults(trace, self._trace)
         self.dispatcher.start(name, list(args), done, timeout_ms, trace, identity)
         if results:
             result = results[0]
@@ -113,7 +133,7 @@ class Client(Publishing, EventStore):
         self, name: str, args: list[Any], done: Done, *, timeout_ms: int | None = None
     ) -> None:
         """The same without a task: `done(result or TremulaError)` is called once. HOT."""
-        self.dispatcher.start(name, args, done, timeout_ms)
+        self.dispatcher.start(name, args, done, timeout_ms, self._trace)
 
     async def put(
         self,
@@ -235,12 +255,41 @@ class Client(Publishing, EventStore):
         args = [after, limit]
         return list(await self.request("group.list", args, timeout_ms=timeout_ms))
 
+    @property
+    def hooks(self) -> Hooks:
+        """The handlers of the cluster."""
+        return Hooks(self)
+
+    async def wait_handled(
+        self, handler: str, revision: int, *, timeout_ms: int = WAIT_MS
+    ) -> Handled:
+        """Wait until a handler is done with an event, such as that of a put; see `Hooks.wait`."""
+        return await self.hooks.wait(handler, revision, timeout_ms=timeout_ms)
+
     def watch(
         self, key_prefix: str, start: Start = "latest", *, credits: int | None = None
     ) -> Subscription:
         """Every change of the keys that begin with `key_prefix`."""
         granted = self.dispatcher.options.credits if credits is None else credits
         return Subscription(self.dispatcher, "hooks.kv.*", start, granted, key_prefix)
+
+
+def make_client(
+    nursery: trio.Nursery,
+    endpoints: Sequence[Endpoint],
+    *,
+    network: Network,
+    tls: ssl.SSLContext | None = None,
+    options: ClientOptions | None = None,
+    random: Random | None = None,
+) -> Client:
+    """A client for as long as `nursery` lives; nobody says farewell for it."""
+    options = options or ClientOptions()
+    random = random or Random()
+    info: dict[str, object] = {"client": f"tremula-python/{VERSION}"}
+    dispatcher = Dispatcher(Connector(network, endpoints, tls, options, random, info), options)
+    nursery.start_soon(dispatcher.run)
+    return Client(dispatcher, nursery, random)
 
 
 @asynccontextmanager
@@ -256,23 +305,18 @@ async def open_client(
     that answers; requests wait for that as long as their timeout allows."""
     if not endpoints:
         raise ValueError("a client needs at least one endpoint")
-    options = options or ClientOptions()
-    random = random or Random()
     problem: Exception | None = None
     async with trio.open_nursery() as outer:
         # A program that is cancelled still writes down what its consumers acked, and leaves.
         nursery = outer if network is not None else await outer.start(_shielded_nursery)
-        connector = Connector(
-            network or TcpNetwork(nursery),
+        client = make_client(
+            nursery,
             endpoints,
-            tls,
-            options,
-            random,
-            {"client": f"tremula-python/{VERSION}"},
+            network=network or TcpNetwork(nursery),
+            tls=tls,
+            options=options,
+            random=random,
         )
-        dispatcher = Dispatcher(connector, options)
-        nursery.start_soon(dispatcher.run)
-        client = Client(dispatcher, nursery, random)
         try:
             yield client
         except Exception as error:
@@ -281,7 +325,7 @@ async def open_client(
             problem = error
         finally:
             await _leave_groups(client)
-            dispatcher.farewell()
+            client.dispatcher.farewell()
             nursery.cancel_scope.cancel()
     if problem is not None:
         raise problem

@@ -24,6 +24,7 @@ from cluster.client.connector import Endpoint
 from cluster.client.delivery import Delivery, Effect
 from cluster.client.options import ClientOptions
 from cluster.errors import Closed, TremulaError
+from cluster.net import Network
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -41,8 +42,11 @@ class Portal:
         *,
         tls: SSLContext | None = None,
         options: ClientOptions | None = None,
+        network: Callable[[trio.Nursery], Network] | None = None,
     ) -> None:
+        """`network` makes another one than the machine's, for the life of a nursery."""
         self._open = partial(open_client, endpoints, tls=tls, options=options)
+        self._network = network
         self._client: Client | None = None
         self._nursery: trio.Nursery | None = None
         self._token: trio.lowlevel.TrioToken | None = None
@@ -133,12 +137,17 @@ class Portal:
     async def _run(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._stop = trio.Event()
-        async with self._open() as client:
+        async with trio.open_nursery() as outer:
+            await self._serve(None if self._network is None else self._network(outer), self._stop)
+            outer.cancel_scope.cancel()
+
+    async def _serve(self, network: Network | None, stop: trio.Event) -> None:
+        async with self._open(network=network) as client:
             try:
                 async with trio.open_nursery() as nursery:
                     self._client, self._nursery = client, nursery
                     self._started.set_result(None)
-                    await self._stop.wait()
+                    await stop.wait()
                     self._nursery = None
                     nursery.cancel_scope.cancel()
             finally:

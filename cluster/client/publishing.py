@@ -151,10 +151,20 @@ def publish_options(
 
 
 def trace_of(
-    correlation_id: str | int | None, causation_id: str | int | None, traceparent: str | None
+    correlation_id: str | int | None,
+    causation_id: str | int | None,
+    traceparent: str | None,
+    hops: int | None = None,
 ) -> list[Any] | None:
     """What an event belongs to, as it travels; raises Malformed for what is no traceparent."""
     if traceparent is not None and (problem := validate_traceparent(traceparent)):
         raise Malformed(problem)
-    trace = [correlation_id, causation_id, None, traceparent]
+    trace = [correlation_id, causation_id, hops, traceparent]
     return trace if any(item is not None for item in trace) else None
+
+
+def with_defaults(trace: list[Any] | None, defaults: list[Any] | None) -> list[Any] | None:
+    """A trace with what it leaves open taken from another."""
+    if trace is None or defaults is None:
+        return trace or defaults
+    return [own if own is not None else other for own, other in zip(trace, defaults, strict=True)]

@@ -32,6 +32,8 @@ from cluster.net import Session
 from cluster.operations import pack as pack_operation
 from cluster.protocol import (
     ERROR,
+    META_HOPS,
+    META_TRACE,
     MUTATIONS,
     NO_REQUEST,
     OK,
@@ -42,6 +44,7 @@ from cluster.protocol import (
 from cluster.server.fetching import FETCH
 from cluster.server.node import Read
 from cluster.server.requests import single_read, start, start_one_way
+from pubsub.limits import EFFECT_HOPS_MAX
 from pubsub.rejection import Rejection
 
 if TYPE_CHECKING:
@@ -288,6 +291,9 @@ class Connection:
                     continue
                 if name in _MANY or server.inflight_bytes > server.limits.inflight_bytes_max:
                     self._check_bounds(args)
+                if trace is not None and (trace[META_HOPS - META_TRACE] or 0) > EFFECT_HOPS_MAX:
+                    chain = f"a chain of more than {EFFECT_HOPS_MAX} effects"
+                    raise Rejected("hops_exceeded", chain)
                 operation = pack_operation(client_id, seq, name, args, actor, trace)
                 size = len(operation)
                 self._pending_bytes += size

@@ -18,6 +18,7 @@ from cluster.errors import Malformed
 from cluster.server.arguments import boolean, count, is_linearizable, shaped, text
 from cluster.server.node import Read, ServedNode
 from pubsub import log
+from pubsub.events import Event
 from pubsub.limits import (
     QUERY_EXAMINED_MAX,
     READ_BYTES_MAX,
@@ -25,7 +26,7 @@ from pubsub.limits import (
     TRACE_EXAMINED_MAX,
 )
 from pubsub.store import event_query
-from pubsub.store.event_query import Filter, Source
+from pubsub.store.event_query import Filter, Page, Source
 from pubsub.topics import Pattern, closest, validate_pattern
 
 if TYPE_CHECKING:
@@ -77,6 +78,35 @@ def trace(server: Server, connection: Connection, request_id: int, args: list[An
     _aside(server.node, connection, request_id, find, is_linearizable(args, 2))
 
 
+def find_events(
+    node: ServedNode, state: apsw.Connection, fields: dict[str, Any], limit: int
+) -> list[Event]:
+    """The oldest events that a filter lets through, for a question of the node's own. In a
+    thread, with a connection of its own to the state."""
+    found: list[Event] = []
+    cursor: int | None = None
+    while True:
+        page = _find(node, partial(_oldest, fields, cursor, limit - len(found)), state)
+        found += page.events
+        cursor = page.next_revision
+        if cursor is None or len(found) >= limit:
+            return found
+        state.execute("COMMIT")  # `_find` begins anew
+
+
+def _oldest(
+    fields: dict[str, Any],
+    cursor: int | None,
+    limit: int,
+    state: apsw.Connection,
+    parts: list[Source],
+) -> Page:
+    return _query(
+        state, parts, fields=fields, cursor=cursor, limit=limit,
+        bytes_max=READ_BYTES_MAX, descending=False,
+    )  # fmt: skip
+
+
 def _aside(
     node: ServedNode,
     connection: Connection,
@@ -122,7 +152,7 @@ def _query(
     limit: int,
     bytes_max: int,
     descending: bool,
-) -> object:
+) -> Page:
     low, high = _bounds(state, fields)
     if cursor is not None:
         low, high = (low, min(high, cursor)) if descending else (max(low, cursor), high)

@@ -193,6 +193,7 @@ _REQUESTS: dict[str, Start] = {
     "group.describe": consumption.describe,
     "group.list": consumption.list_groups,
     "retention.list": retained.list_rules,
+    "capture.list": retained.list_capture,
     "dlq.list": retained.list_letters,
     "dlq.show": retained.show_letter,
     "replay.list": retained.list_replays,

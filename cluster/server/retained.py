@@ -1,4 +1,4 @@
-"""Requests that look at what is kept: retention rules, dead letters, replays."""
+"""Requests that look at what is kept: rules of retention and capture, dead letters, replays."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.errors import Rejected
 from cluster.server.arguments import count, is_linearizable, shaped, text
 from cluster.server.node import Read, ServedNode
+from hooks.replicated import capture
 from pubsub import retention
 from pubsub.consumer_groups import dead_letters, replays
 from pubsub.consumer_groups.group_tables import unknown_group
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 def list_rules(server: Server, connection: Connection, request_id: int, args: list[Any]) -> None:
     """`retention.list [level]` -> maps, in the order in which the rules are asked."""
     connection.read(Read(request_id, _rules, True), is_linearizable(args, 0))
+
+
+def list_capture(server: Server, connection: Connection, request_id: int, args: list[Any]) -> None:
+    """`capture.list [level]` -> maps, by prefix."""
+    connection.read(Read(request_id, _capture, True), is_linearizable(args, 0))
 
 
 def list_letters(server: Server, connection: Connection, request_id: int, args: list[Any]) -> None:
@@ -46,6 +52,10 @@ def list_replays(server: Server, connection: Connection, request_id: int, args: 
 
 def _rules(node: ServedNode) -> object:
     return retention.listing(node.machine.connection)
+
+
+def _capture(node: ServedNode) -> object:
+    return [rule._asdict() for rule in capture.listing(node.machine.connection)]
 
 
 def _letters(group: str, after: int, limit: int, node: ServedNode) -> object:

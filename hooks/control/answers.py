@@ -1,42 +1,66 @@
-"""What `cluster hook list | info | metrics | trigger` show and do, as functions of a service.
+"""What `cluster hook list | info | metrics | trigger | history` show and do, as functions of a
+service.
 
-Any node can answer: what concerns the cluster (members, floors, completed events, dead letters)
-comes from replicated state; what only a node knows (its definition, its attempts) is marked as its
-own. Answers are plain values.
+Any node can answer: what concerns the cluster (registrations, members, floors, completed events,
+dead letters) comes from replicated state; what only a node knows (its code, its attempts) is marked
+as its own. Answers are plain values.
 """
 
 import json
-from typing import Any
+from typing import Any, Final
 
-from hooks.configuration.definition import GROUP_PREFIX
+from hooks.control.known import (
+    KnownHandler,
+    find_handler,
+    known_handlers,
+    unknown_handler,
+)
+from hooks.control.places import is_in_use
 from hooks.execution.service import HookService
+from hooks.replicated import registrations, settings
 from pubsub import groups
 from pubsub.rejection import Rejection
-from pubsub.topics import closest
 
-DEAD_LETTERS_SHOWN = 100
+DEAD_LETTERS_SHOWN: Final = 100
 
 
 def list_handlers(service: HookService) -> list[dict[str, Any]]:
     """One row per handler that this node defines or that any node has registered."""
-    return [_row(service, name) for name in handler_names(service)]
+    return [_row(service, handler) for handler in known_handlers(service).values()]
 
 
 def handler_info(service: HookService, name: str) -> dict[str, Any] | Rejection:
-    """Everything about one handler: definition, place of every partition, dead letters."""
-    if name not in (names := handler_names(service)):
-        return unknown_handler(name, names)
-    described = groups.describe(service.port.connection, GROUP_PREFIX + name)
-    letters = groups.dead_letters(
-        service.port.connection, GROUP_PREFIX + name, limit=DEAD_LETTERS_SHOWN
-    )
-    definition = next((h.as_dict() for h in service.handlers if h.name == name), None)
+    """Everything about one handler: policy, nodes, place of every partition, dead letters."""
+    handler = find_handler(service, name)
+    if isinstance(handler, Rejection):
+        return handler
+    partitions: list[dict[str, Any]] = []
+    members: dict[str, None] = {}
+    letters: list[dict[str, Any]] = []
+    for group in _groups(handler):
+        described = groups.describe(service.port.connection, group)
+        if described is None:
+            continue
+        extra = {"group": group} if len(handler.groups) > 1 else {}
+        partitions += [{**extra, **partition} for partition in described["partitions"]]
+        members |= dict.fromkeys(member["member"] for member in described["members"])
+        found = groups.dead_letters(service.port.connection, group, limit=DEAD_LETTERS_SHOWN)
+        letters += [{**extra, **letter} for letter in found]
+    registration = handler.registration
     return {
-        **_row(service, name),
-        "definition": definition,
-        "partitions": described["partitions"] if described else [],
-        "member_names": [member["member"] for member in described["members"]] if described else [],
-        "dead_letters": letters,
+        **_row(service, handler),
+        "definition": handler.definition.as_dict(),
+        "local": None if handler.local is None else handler.local.as_dict(),
+        "nodes": []
+        if registration is None
+        else [
+            {"node": node, "same_policy": report.same, "problem": report.problem}
+            for node, report in registration.nodes.items()
+        ],
+        "groups": _groups(handler),
+        "partitions": partitions,
+        "member_names": sorted(members),
+        "dead_letters": letters[:DEAD_LETTERS_SHOWN],
         "node_metrics": _node_metrics(service, name),
     }
 
@@ -45,16 +69,39 @@ def handler_metrics(
     service: HookService, name: str | None = None
 ) -> list[dict[str, Any]] | Rejection:
     """Counters of one handler or of all: those of the cluster, and those of this node."""
-    names = handler_names(service)
-    if name is not None and name not in names:
-        return unknown_handler(name, names)
+    handlers = known_handlers(service)
+    if name is not None and name not in handlers:
+        return unknown_handler(name, handlers)
     rows: list[dict[str, Any]] = []
-    for each in names if name is None else [name]:
+    for each in handlers.values() if name is None else [handlers[name]]:
         row = _row(service, each)
         counters = ("handler", "completed", "dead_letters", "dead_letters_held", "lag", "members")
         cluster = {counter: row[counter] for counter in counters}
-        rows.append({**cluster, "node": service.port.node, "local": _node_metrics(service, each)})
+        local = _node_metrics(service, each.name)
+        rows.append({**cluster, "node": service.port.node, "local": local})
     return rows
+
+
+def handler_history(
+    service: HookService, name: str, limit: int | None = None
+) -> dict[str, Any] | Rejection:
+    """The attempts at events that this node made last, the newest first."""
+    handler = find_handler(service, name)
+    if isinstance(handler, Rejection):
+        return handler
+    shown = service.limits.answers_shown_max if limit is None else limit
+    found = [past.as_dict() for past in service.history.of(name)[:shown]]
+    return {"handler": name, "node": service.port.node, "attempts": found}
+
+
+def cluster_settings(service: HookService) -> dict[str, Any]:
+    """What holds for the hooks of the whole cluster, and whose file says otherwise."""
+    connection = service.port.connection
+    return {
+        **settings.load(connection),
+        "differing": [item._asdict() for item in settings.differing(connection)],
+        "load_problems": [item._asdict() for item in registrations.load_problems(connection)],
+    }
 
 
 async def trigger(
@@ -75,46 +122,77 @@ async def trigger(
     return {"revision": revision, "topic": topic, "handlers": list(handlers)}
 
 
-def handler_names(service: HookService) -> list[str]:
-    """The handlers that this node defines or that any node has registered."""
-    names = {handler.name: None for handler in service.handlers}
-    for group in groups.names(service.port.connection):
-        if group.startswith(GROUP_PREFIX):
-            names[group.removeprefix(GROUP_PREFIX)] = None
-    return sorted(names)
+def _groups(handler: KnownHandler) -> list[str]:
+    """The groups that hold the handler's place with the scope that it has."""
+    return [group for group in handler.groups if is_in_use(handler.definition, group)]
 
 
-def unknown_handler(name: str, names: list[str]) -> Rejection:
-    """The refusal of a name that no handler has."""
-    nearest = closest(name, names)
-    hint = f'; did you mean "{nearest}"?' if nearest else ""
-    return Rejection("unknown_handler", f'there is no handler "{name}"{hint}')
-
-
-def _row(service: HookService, name: str) -> dict[str, Any]:
-    definition = next((h for h in service.handlers if h.name == name), None)
-    group = groups.describe(service.port.connection, GROUP_PREFIX + name)
-    floors = [partition["floor"] for partition in group["partitions"]] if group else []
-    owned = sum(p["owner"] == service.member for p in group["partitions"]) if group else 0
-    pattern = group["pattern"] if group else None
-    problem = service.session.problems.get(name)
-    if definition is not None and pattern not in (None, definition.pattern.text):
-        problem = problem or f'another node has registered it with pattern "{pattern}"'
+def _row(service: HookService, handler: KnownHandler) -> dict[str, Any]:
+    definition, registration = handler.definition, handler.registration
+    described = [
+        found
+        for group in _groups(handler)
+        if (found := groups.describe(service.port.connection, group)) is not None
+    ]
+    places = [partition for group in described for partition in group["partitions"]]
+    nodes = {member["member"].rpartition("/")[0] for g in described for member in g["members"]}
     return {
-        "handler": name,
-        "pattern": definition.pattern.text if definition else pattern,
-        "type": definition.type.value if definition else None,
-        "scope": definition.scope if definition else "cluster",
-        "defined_here": definition is not None,
-        "enabled_here": definition is not None and definition.enabled,
-        "members": len(group["members"]) if group else 0,
-        "partitions_here": owned,
-        "lag": service.port.revision - min(floors) if floors else 0,
-        "completed": group["completed"] if group else 0,
-        "dead_letters": group["dead"] if group else 0,
-        "dead_letters_held": group["dead_held"] if group else 0,
-        "problem": problem,
+        "handler": handler.name,
+        "pattern": definition.pattern.text,
+        "type": definition.type.value,
+        "scope": definition.scope.value,
+        "version": definition.version,
+        "filter": definition.filter,
+        "state": _state(handler, described),
+        "defined_here": handler.local is not None,
+        "enabled": handler.is_enabled,
+        "disabled_reason": None if registration is None else registration.disabled_reason,
+        "registered": registration is not None,
+        "removed": handler.is_removed,
+        "members": sum(len(group["members"]) for group in described),
+        "nodes": sorted(nodes),
+        "partitions_here": sum(place["owner"] == service.member for place in places),
+        "lag": max((service.port.revision - place["floor"] for place in places), default=0),
+        "completed": sum(group["completed"] for group in described),
+        "dead_letters": sum(group["dead"] for group in described),
+        "dead_letters_held": sum(group["dead_held"] for group in described),
+        "problem": "; ".join(_problems(service, handler, described)) or None,
     }
+
+
+def _state(handler: KnownHandler, described: list[dict[str, Any]]) -> str:
+    """One word: what the cluster lets it do."""
+    if handler.is_removed:
+        return "removed"
+    if not handler.is_enabled:
+        return "disabled"
+    if described and all(group["paused"] for group in described):
+        return "paused"
+    return "enabled"
+
+
+def _problems(
+    service: HookService, handler: KnownHandler, described: list[dict[str, Any]]
+) -> list[str]:
+    """What is wrong with a handler, as far as the cluster and this node know."""
+    found: dict[str, None] = {}
+    if handler.registration is not None:
+        for node, report in handler.registration.nodes.items():
+            if report.problem is not None:
+                found[f"{node}: {report.problem}"] = None
+            elif not report.same:
+                found[f"{node} has another definition"] = None
+    problem = service.problems.get(handler.name) or next(
+        (lane.problem for lane in service.lanes if lane.name == handler.name), None
+    )
+    if problem is not None and not any(problem in text for text in found):
+        found[problem] = None
+    local = handler.local
+    if handler.registration is None and local is not None and described:
+        pattern = described[0]["pattern"]
+        if pattern != local.pattern.text:
+            found[f'another node has registered it with pattern "{pattern}"'] = None
+    return list(found)
 
 
 def _node_metrics(service: HookService, name: str) -> dict[str, Any] | None:

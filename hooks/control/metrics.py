@@ -27,12 +27,22 @@ class HandlerMetrics:
     retries: int = 0  # attempts after the first of an event
     completed: int = 0  # events completed, as confirmed by the cluster
     skipped: int = 0  # of these: given up without a dead letter (on_failure = "skip")
+    coalesced: int = 0  # events that a newer one of their key stands for: these are completed, too
     dead_letters: int = 0  # events given up into the dead letters, refused effects among them
     effects_refused: int = 0  # events whose effects the state refused
     checkpoints: int = 0  # confirmed
     checkpoints_fenced: int = 0  # refused, because a partition had another owner
     checkpoints_refused: int = 0  # refused for another reason, and repeated
     partitions_parked: int = 0  # times that one partition had too much unfinished to read on
+    filtered: int = 0  # events that the handler's condition is false for
+    filter_failures: int = 0  # times that it could not be evaluated
+    throttled: int = 0  # times that an event was held by throttle_ms
+    rate_limited: int = 0  # times that a start was held by a rate limit
+    held_by_after: int = 0  # events held because another handler was not done with them
+    breaker_opened: int = 0  # times that too many attempts in a row failed
+    batches: int = 0  # attempts of a handler with batch_max, without those at an event alone
+    batched: int = 0  # events in them
+    batches_split: int = 0  # that failed, so that each of their events was tried alone
     compacted: int = 0  # revisions that retention took before they were read; must stay 0
     duration_ms_total: int = 0
     durations: list[int] = field(default_factory=lambda: [0] * (len(DURATION_BUCKETS_MS) + 1))

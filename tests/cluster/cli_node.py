@@ -91,7 +91,8 @@ def _serve(config: NodeConfig, handles: "queue.Queue[Any]") -> None:
                 nursery.cancel_scope.cancel()  # what the network left running
 
             nursery.start_soon(serve)
-            await until(lambda: node.not_ready() is None)
+            # after what it reports of itself nothing but a test makes events
+            await until(lambda: node.not_ready() is None and _has_started(node))
             handles.put((trio.lowlevel.current_trio_token(), stop))
 
     try:
@@ -99,6 +100,12 @@ def _serve(config: NodeConfig, handles: "queue.Queue[Any]") -> None:
     except BaseException as error:
         handles.put(error)
         raise
+
+
+def _has_started(node: Node) -> bool:
+    return any(
+        event.topic == "hooks.system.node_started" for event in node.read_events(1, 100, 1 << 20)
+    )
 
 
 def _free_ports(count: int) -> list[int]:

@@ -34,6 +34,7 @@ TABLES = (
     "group_settings",
     "group_pauses",
     "group_moves",
+    "group_leavers",
     "competing_groups",
     "competing_leases",
     "competing_waiting",
@@ -45,6 +46,16 @@ TABLES = (
     "retention_rules",
     "retention_trims",
     "retention_losers",
+    "capture_rules",
+    "capture_origin",
+    "node_reports",
+    "node_health",
+    "hook_state",
+    "hooks",
+    "hook_nodes",
+    "hook_members",
+    "hook_settings",
+    "hook_node_settings",
 )
 
 Entry = tuple[int, int, bytes]

@@ -1,13 +1,37 @@
 """The measuring side of `cluster bench`."""
 
+import json
 from random import Random
+from time import monotonic
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.bench import hook
+from cluster.bench.handling import Marks
 from cluster.bench.latency import Latencies, percentile
-from cluster.bench.workload import CONSUME, MARK_BYTES, PREFIX, SUITE, WORKLOADS, Plan, Requests
+from cluster.bench.run import Meter
+from cluster.bench.workload import (
+    CONSUME,
+    HANDLE,
+    HANDLED,
+    HOOK_SUITE,
+    MARK_BYTES,
+    PREFIX,
+    REACT,
+    SUITE,
+    WORKLOADS,
+    Plan,
+    Requests,
+)
+from cluster.errors import Timeout
+from hooks.execution.attempt import Succeeded
+from hooks.handlers.inprocess import InlineRunner
+from hooks.registry import Registry
+from pubsub.events import Event
+from tests.hooks.workbench import ListLog, attempt, definition
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50), st.floats(0.1, 100.0))
@@ -32,7 +56,10 @@ def test_summary_has_percentiles_in_milliseconds() -> None:
     assert Latencies().summary_ms() == {}
 
 
-@pytest.mark.parametrize("workload", [one for one in WORKLOADS if one not in CONSUME])
+SENT = [one for one in WORKLOADS if one not in (*CONSUME, HANDLE, REACT)]
+
+
+@pytest.mark.parametrize("workload", SENT)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_requests_have_the_shape_of_the_protocol(workload: str, batch: int) -> None:
     """Each workload makes its own request, on keys of its own, the same for the same seed."""
@@ -78,4 +105,71 @@ def test_what_is_consumed_is_published_before() -> None:
 
 def test_plans_have_names_that_tell_them_apart() -> None:
     """No two lines of the suite read the same."""
-    assert len({plan.name for plan in SUITE}) == len(SUITE)
+    plans = (*SUITE, *HOOK_SUITE)
+    assert len({plan.name for plan in plans}) == len(plans)
+
+
+def test_what_is_handled_goes_to_the_handler_and_is_not_marked() -> None:
+    """The handler of the benchmark is for this topic, and does nothing with these events."""
+    batches = Requests(Plan(workload=HANDLE, events=700), Random(1)).preload()
+    events = [event for _, (items,) in batches for event in items]
+    assert len(events) == 700
+    assert {event[0] for event in events} == {HANDLED, hook.TOPIC}
+    assert {event[3] for event in events} == {None}
+
+
+async def _returned(content_type: str | None) -> list[Any]:
+    """What the benchmark's handler returns for an event."""
+    registry = Registry().collect([hook])
+    handler = definition(name=hook.HANDLER, pattern=hook.TOPIC, handler_id=hook.HANDLER)
+    data = (b"7", content_type, None)
+    event = Event(7, hook.TOPIC, "k1", data, None, None, None, 0, None, 0, 5, 0, 30)
+    outcome = await InlineRunner(registry, ListLog()).execute(attempt(handler, event))
+    assert isinstance(outcome, Succeeded)
+    return [effect.to_wire() for effect in outcome.effects]
+
+
+async def test_the_handler_tells_when_it_was_started() -> None:
+    """Of a marked event it publishes the mark and the moment; of another one nothing."""
+    before = monotonic()
+    ((name, arguments),) = await _returned(hook.MARKED)
+    assert (name, arguments[0]) == ("publish", hook.SEEN)
+    mark, started = json.loads(arguments[2])
+    assert mark == "7"
+    assert before <= started <= monotonic()
+    assert await _returned(None) == []
+
+
+def test_an_event_counts_when_both_its_moments_are_known() -> None:
+    """In either order; one whose answer is an error, and one of the warm-up, do not count."""
+    meter = Meter()
+    marks = Marks(meter)
+    marks.send("warm-up")(None)
+    meter.on = True
+    first, second, third = (marks.send(mark) for mark in "123")
+    first(None)
+    marks.seen("1", monotonic())
+    marks.seen("2", monotonic())
+    assert len(meter.latencies) == 1
+    second(None)
+    third(Timeout(10))
+    marks.seen("3", monotonic())
+    marks.seen("of an earlier run", monotonic())
+    marks.seen("warm-up", monotonic())
+    assert len(meter.latencies) == len(marks.to_answer) == len(marks.to_start) == 2
+    assert meter.errors == {"timeout": 1}
+    assert marks.to_start.summary_ms()["max"] <= meter.latencies.summary_ms()["max"]
+
+
+def test_the_measuring_ends_when_nothing_is_missing() -> None:
+    """What is sent after the end does not count and is not waited for."""
+    meter = Meter()
+    marks = Marks(meter)
+    meter.on = True
+    answered = marks.send("1")
+    marks.end()
+    marks.send("2")
+    assert (marks.missing, marks.complete.is_set()) == (1, False)
+    answered(None)
+    marks.seen("1", monotonic())
+    assert (marks.missing, marks.complete.is_set()) == (0, True)

@@ -179,6 +179,26 @@ def test_bench_has_members_take_every_event_once(endpoint: str, workload: str) -
     assert (result["requests"], result["errors"]) == (700, {})
 
 
+def test_bench_of_hooks_says_what_its_nodes_lack(endpoint: str) -> None:
+    """Without the handler nothing is published, and the way to get one is named."""
+    refused = _on(endpoint, "bench", "hooks")
+    assert refused.code == 1
+    assert 'this cluster has no handler "bench"' in refused.err
+    assert "configs/bench-hooks.toml" in refused.err
+    assert _on(endpoint, "bench", "hook").code == 2
+
+
+def test_bench_of_hooks_measures_both_ways(tmp_path: Path) -> None:
+    """With the file that the hint names, every event is handled and every mark comes back."""
+    configuration = Path(__file__).parents[2] / "configs" / "bench-hooks.toml"
+    options = ("--events", "700", "--seconds", "0.5", "--warm-up", "0.1", "--json")
+    with running_node(tmp_path, configuration.read_text()) as address:
+        handled, reaction = _on(address, "bench", "hooks", *options).json["results"]
+    assert (handled["requests"], handled["errors"]) == (700, {})
+    assert (reaction["requests"] > 0, reaction["errors"]) == (True, {})
+    assert reaction["parts_ms"]["written"]["p50"] <= reaction["latency_ms"]["max"]
+
+
 def test_unreachable_cluster_is_exit_code_4() -> None:
     """Nothing happened and the cluster cannot serve: 4, with what to do next."""
     refused = run("kv", "get", "x", "--endpoints", "127.0.0.1:1", "--timeout", "0.3")

@@ -16,6 +16,7 @@ from cluster.client.connector import Endpoint
 from cluster.client.delivery import Delivery
 from cluster.client.effects import put
 from cluster.client.group import Group
+from cluster.client.hooks import Hooks
 from cluster.client.options import ClientOptions
 from cluster.errors import Closed, Fenced, Rejected, Unreachable
 from tests.cluster.cli_node import running_node
@@ -40,6 +41,8 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
         (in_asyncio.AsyncioClient, Client),
         (blocking.BlockingGroup, Group),
         (in_asyncio.AsyncioGroup, Group),
+        (blocking.BlockingHooks, Hooks),
+        (in_asyncio.AsyncioHooks, Hooks),
     ],
 )
 def test_a_facade_has_every_method(ours: type, theirs: type) -> None:

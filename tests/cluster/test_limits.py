@@ -1,4 +1,4 @@
-"""docs/limits.md lists every limit of the state machine and of the event log, with its value."""
+"""docs/limits.md lists every fixed limit of the cluster, the log and hooks, with its value."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from cluster import limits as cluster_limits
+from hooks import limits as hooks_limits
 from pubsub import limits as pubsub_limits
 
 PAGE = Path(__file__).parents[2] / "docs" / "limits.md"
 UNITS = {"KiB": 1024, "MiB": 1024 * 1024, "bytes": 1, "ms": 1, "": 1}
-NO_LIMITS = ("KIB", "MIB")
+NO_LIMITS = ("KIB", "MIB", "DEFAULT_LIMITS")
 
 
 def constants(module: ModuleType) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def documented() -> dict[str, int]:
     return {name: int(number.replace(",", "")) * UNITS[unit] for name, number, unit in rows}
 
 
-LIMITS = constants(cluster_limits) | constants(pubsub_limits)
+LIMITS = constants(cluster_limits) | constants(pubsub_limits) | constants(hooks_limits)
 
 
 @pytest.mark.parametrize("name", LIMITS)

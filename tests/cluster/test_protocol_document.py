@@ -26,6 +26,8 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 INTERNAL = {
     "kv.expire", "session.expire", "group.expire", "retention.trim", "replay.step", "hook.trigger",
     "delayed.publish", "message.forget", "lease.expire", "group.rebalance",
+    "capture.seed", "system.report", "health.report",
+    "hook.register",
 }  # fmt: skip
 
 

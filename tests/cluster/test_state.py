@@ -183,6 +183,25 @@ def test_a_state_of_a_newer_release_is_left_alone(tmp_path: Path) -> None:
         state.open_state(path)
 
 
+def test_a_state_of_our_format_may_lack_tables(tmp_path: Path) -> None:
+    """A table that was thought of later is made when the state is opened, once."""
+    path = tmp_path / "state.db"
+    connection = state.open_state(path)
+    names = "SELECT name FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
+    complete = connection.execute(names).fetchall()
+    for table in ("hooks", "hook_state"):
+        connection.execute(f"DROP TABLE {table}")
+    connection.execute("DROP INDEX hook_nodes_by_name")
+    connection.close()
+    connection = state.open_state(path)
+    assert connection.execute(names).fetchall() == complete
+    assert connection.execute("SELECT changes FROM hook_state").get == 0
+    connection.close()
+    whole = path.read_bytes()
+    state.open_state(path).close()
+    assert path.read_bytes() == whole, "a complete one is not written to"
+
+
 def test_a_state_that_forgot_is_told_from_one_that_lags(tmp_path: Path) -> None:
     """What a completed checkpoint made durable must still be there."""
     path = tmp_path / "state.db"
