@@ -32,6 +32,7 @@ class NodeFaults(Faults):
         "rot",
         "drift",
         "absence",
+        "reload",
     )
 
     stage: NodeStage
@@ -53,6 +54,10 @@ class NodeFaults(Faults):
         for turn, name in enumerate(names):
             self.later(turn * 1.5, partial(self.stage.stop, name))
             self.later(turn * 1.5 + 0.5, partial(self.stage.start, name))
+
+    def _reload(self, random: Random, victim: str) -> None:
+        """A node reads its hooks again, as after SIGHUP."""
+        self.stage.reload(victim)
 
     def _full_disk(self, random: Random, victim: str) -> None:
         """The node ends, and each new one as well, until there is room again."""
@@ -172,6 +177,10 @@ class NodeStage:
     def stop(self, name: str) -> None:
         self._world.note(name, "SIGTERM")
         self._world.machines[name].stop()
+
+    def reload(self, name: str) -> None:
+        self._world.note(name, "SIGHUP")
+        self._world.machines[name].reload()
 
     def freeze(self, name: str, seconds: float) -> None:
         self._world.site.scheduler.go_on(name)

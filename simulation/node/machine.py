@@ -210,6 +210,14 @@ class Machine:
         self._is_wanted = False
         self._stop.set()
 
+    def reload(self) -> None:
+        """Its hooks are read again, and are what they were: a new service takes the old one's
+        place. A node that has not come so far does nothing."""
+        hooks = None if self.node is None else self.node.hooks
+        if self.is_up and hooks is not None and hooks.is_running:
+            with self._site.scheduler.on(self.name):
+                hooks.reload_soon(hooks.runtime.config)
+
     def rot(self, random: Random) -> None:
         """It dies, and when it starts again a byte on its disk has changed."""
         self.may_fail = self.is_rotten = True
@@ -300,6 +308,7 @@ class Machine:
 def _let_go(node: Node) -> None:
     if node.engine is not None:
         _close(node.engine.core.log.close)  # type: ignore[attr-defined]
+        _close(node.engine.snapshots.stop_sending)
     if node.storage is not None:
         _close(node.storage.machine.connection.close)
     _close(node.directory.close)

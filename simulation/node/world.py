@@ -33,6 +33,7 @@ from simulation.node.observer import Observer
 from simulation.node.sqlite_disk import SimulatedDisks
 from simulation.node.workloads import Workload
 from simulation.node.workloads.consumers import Competing, Partitioned
+from simulation.node.workloads.debounced import Debounced
 from simulation.node.workloads.hooks import Handlers
 from simulation.node.workloads.operator import Operator
 from simulation.node.workloads.publishers import Publishers
@@ -55,6 +56,7 @@ RECOVERY_S = 30.0
 
 WORKLOADS: dict[str, Callable[[World, Random], Workload]] = {
     "competing": Competing,
+    "debounced": Debounced,
     "handlers": Handlers,
     "partitioned": Partitioned,
     "publishers": Publishers,

@@ -16,6 +16,7 @@ import cluster.machine
 import cluster.node
 import cluster.sessions
 import cluster.storage
+import hooks.execution.runtime
 import pubsub.consumer_groups.checkpoint
 import pubsub.consumer_groups.competing
 import pubsub.consumer_groups.competing_leases
@@ -26,7 +27,12 @@ from cluster.raft.clock import ClusterClock
 from cluster.raft.core import Core
 from cluster.raft.sqlite_log import SqliteLog
 from cluster.registry import OPERATIONS
+from hooks.delivery import Delivery
+from hooks.execution.attempt import Failed, Succeeded
+from hooks.execution.partition import Item, PartitionWork
 from hooks.execution.progress import Checkpoint, Progress
+from hooks.execution.service import HookService
+from hooks.execution.work import HandlerWork
 from pubsub.apply import Apply
 from pubsub.consumer_groups.assignment import Partition, assign
 from pubsub.consumer_groups.competing_tables import CompetingGroup, Pending, unpack_events
@@ -288,6 +294,58 @@ def keys_are_not_waited_for(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(CompetingGroup, "is_busy", lambda self, order_key: False)
 
 
+def a_failed_event_counts_as_done(patch: pytest.MonkeyPatch) -> None:
+    """The cursor passes an event whose attempt failed, and nobody tries it again."""
+    end = HandlerWork.end
+
+    def forgiving(self: HandlerWork, items: Any, outcome: Any, *more: Any) -> None:
+        end(self, items, Succeeded() if isinstance(outcome, Failed) else outcome, *more)
+
+    patch.setattr(HandlerWork, "end", forgiving)
+
+
+def effects_leave_the_cursor_behind(patch: pytest.MonkeyPatch) -> None:
+    """A checkpoint that has effects applies them and keeps its completions to itself."""
+    store = pubsub.consumer_groups.checkpoint._store_progress
+    apply_effects = pubsub.consumer_groups.checkpoint._apply_effects
+    had_effects: list[bool] = [False]
+
+    def note(apply: Apply, units: Any, stored: Any) -> Any:
+        had_effects[0] = bool(units)
+        return apply_effects(apply, units, stored)
+
+    def keep(connection: Any, group: Any, progress: Any, stored: Any) -> int:
+        return int(group.token if had_effects[0] else store(connection, group, progress, stored))
+
+    patch.setattr(pubsub.consumer_groups.checkpoint, "_apply_effects", note)
+    patch.setattr(pubsub.consumer_groups.checkpoint, "_store_progress", keep)
+
+
+def a_reload_forgets_what_was_done(patch: pytest.MonkeyPatch) -> None:
+    """The old service goes without writing down what its handlers have done since the last time."""
+
+    async def hurry(new: HookService, old: HookService) -> None:
+        old._stopping = True
+        old._stop_attempts()
+        await old.session.leave_all()
+        assert old._nursery is not None, "it runs"
+        old._nursery.cancel_scope.cancel()
+
+    patch.setattr(hooks.execution.runtime, "take_over", hurry)
+
+
+def the_newest_event_is_coalesced(patch: pytest.MonkeyPatch) -> None:
+    """Of the events of a key that came while it was not quiet, the first is handled."""
+
+    def keep_the_first(self: PartitionWork, item: Item, delivery: Delivery) -> Item:
+        newer = Item(delivery, self, item.key)
+        newer.finish()
+        self.open[newer.revision] = newer
+        return newer
+
+    patch.setattr(PartitionWork, "supersede", keep_the_first)
+
+
 class Mutant(NamedTuple):
     """A plant, and what must find it."""
 
@@ -309,6 +367,8 @@ CUT = {"compact_entries": 20}
 LATE = {"workloads": (), "faults": {"late_answers": 1.0}}
 COMPETING = {"workloads": ("competing",)}
 PARTITIONED = {"workloads": ("partitioned",)}
+RELOADS = {**HANDLERS, "faults": {"reload": 1.0}, "membership_rate": 0.0}
+DEBOUNCED = {"workloads": ("debounced",)}
 ABSENCE = {**HANDLERS, "faults": {"absence": 1.0}}
 
 MUTANTS = [
@@ -348,6 +408,10 @@ MUTANTS = [
         "which no owner told|all checkpoints were fenced",
         pinned=ABSENCE,
     ),
+    Mutant(a_failed_event_counts_as_done, "no effect of", pinned=HANDLERS),
+    Mutant(effects_leave_the_cursor_behind, "effects more than once|are done", pinned=HANDLERS),
+    Mutant(a_reload_forgets_what_was_done, "handled again though", pinned=RELOADS),
+    Mutant(the_newest_event_is_coalesced, "the newest write of", pinned=DEBOUNCED),
     # groups of clients
     Mutant(a_partition_has_two_owners, "under the token of", pinned=PARTITIONED),
     Mutant(acks_are_lost, "Competing are done|effects more than once", pinned=COMPETING),

@@ -31,6 +31,9 @@ EFFECT_TOPIC = "handled"
 TAKES_S = 0.05
 FAILS = 0.1
 
+HARMLESS = frozenset(("reload", "transfer"))
+"""Faults after which nothing is handled again."""
+
 AWAKENS_S = 0.1
 """A node that was stopped notices soon that its attempts are not its own any more."""
 
@@ -81,6 +84,12 @@ class Handlers:
     def begin(self, nursery: trio.Nursery) -> None:
         """The nodes run it."""
 
+    @property
+    def _nothing_repeats(self) -> bool:
+        """No node was lost, replaced or cut off: they only read their hooks again."""
+        options = self._world.options
+        return options.faults.keys() <= HARMLESS and not options.membership_rate
+
     def stop(self) -> None:
         """Events end when the other workloads do."""
 
@@ -103,6 +112,9 @@ class Handlers:
         seen = {revision for _, revision in self.ended}
         if missing := wanted - seen:
             raise Violation(f"never handled: revisions {sorted(missing)[:10]}")
+        if self._nothing_repeats and len(seen) != len(self.ended):
+            twice = [r for (_, r), times in Counter(self.ended).items() if times > 1]
+            raise Violation(f"handled again though no node failed: revisions {twice[:10]}")
         if self.overlaps:
             raise Violation(f"{self.overlaps} times two attempts at one key ran at once")
         by_key: dict[str, list[int]] = defaultdict(list)
