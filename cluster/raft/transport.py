@@ -26,6 +26,7 @@ from cluster.security.tls import Subject
 GREETING_S = 5.0
 GREETING_BYTES_MAX = 1 << 20
 REDIAL_MIN_S, REDIAL_MAX_S = 0.05, 1.0
+HALF_LINK_S = 3.0
 PEER_CONNECTIONS_MAX = 64
 HELD_MAX = 1000
 """Messages that wait for the other half of a link: a round trip's."""
@@ -164,13 +165,23 @@ class Transport:
             self._answered[address] = answer.name
             self._keep(self._outbound, answer, session)
             try:
-                while await session.receive():
-                    session.close("the accepting side of a peer session sends nothing")
+                await self._stay(answer.name, session)
             finally:
                 self._drop(self._outbound, answer.name, session)
             return True
         finally:
             session.close()
+
+    async def _stay(self, name: str, session: Session) -> None:
+        """Until a session that this node has dialled breaks, or is but half a link for too long:
+        the other side may dial back only when it hears what this node says of itself by now."""
+        while not session.closed:
+            with trio.move_on_after(HALF_LINK_S) as waiting:
+                if await session.receive():
+                    session.close("the accepting side of a peer session sends nothing")
+                return
+            if waiting.cancelled_caught and not self._up.get(name):
+                session.close("half a link: greeting anew")
 
     async def _attend(self, session: Session) -> None:
         """A connection to the peer port."""

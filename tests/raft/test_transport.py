@@ -15,7 +15,7 @@ from cluster.raft import peers
 from cluster.raft.membership import Membership
 from cluster.raft.peers import GROUP, Hello, Refusal
 from cluster.raft.stock import Message
-from cluster.raft.transport import GREETING_S, HELD_MAX, REDIAL_MAX_S, Transport
+from cluster.raft.transport import GREETING_S, HALF_LINK_S, HELD_MAX, REDIAL_MAX_S, Transport
 from cluster.security.tls import Subject
 from tests.raft.memory_network import MemoryNetwork, MemorySession
 
@@ -33,9 +33,11 @@ class Node:
         self.refusal: Refusal | None = None
         self.transport = Transport(self, network, Random(1), server_tls=None, client_tls=None)
         self.answers = False
+        self.members_index = 0
+        self.dials_back_at: int | None = None  # whom it knows of such an index
 
     def hello(self) -> Hello:
-        return Hello(self.name, self.uid, f"{self.name}:1", "cluster", [], [], 0)
+        return Hello(self.name, self.uid, f"{self.name}:1", "cluster", [], [], self.members_index)
 
     def objection(self, other: Hello, subject: Subject | None) -> Refusal | None:
         return self.refusal or peers.objection(self.hello(), Membership([]), other, subject)
@@ -45,6 +47,8 @@ class Node:
 
     def met(self, other: Hello) -> None:
         self.told.append(("met", other.name))
+        if self.dials_back_at is not None and other.members_index >= self.dials_back_at:
+            self.transport.dial({other.address: other.name})
 
     def refused(self, address: str, refusal: Refusal) -> None:
         self.told.append(("refused", refusal.code))
@@ -154,6 +158,21 @@ async def test_a_break_of_either_half_is_told_and_healed(autojump_clock: MockClo
             await until(lambda then=before: len(b.links()) > then[1] + 1)  # type: ignore[misc]
             assert a.links()[-2:] == [("down", "b"), ("up", "b")]
             assert b.links()[-2:] == [("down", "a"), ("up", "a")]
+
+
+async def test_half_a_link_is_greeted_anew(autojump_clock: MockClock) -> None:
+    """Who was greeted before there was a reason to dial back hears of the reason later."""
+    network = MemoryNetwork()
+    a, b = Node(network, "a"), Node(network, "b")
+    b.dials_back_at = 7
+    async with running(a, b):
+        a.transport.dial({"b:1": "b"})
+        await until(lambda: ("met", "a") in b.told)
+        a.members_index = 7
+        await until(lambda: a.transport.is_up("b") and b.transport.is_up("a"))
+        before = len(a.told)
+        await trio.sleep(10 * HALF_LINK_S)
+        assert len(a.told) == before, "a whole link is left alone"
 
 
 async def test_nothing_is_sent_on_a_link_that_is_down(autojump_clock: MockClock) -> None:
