@@ -196,7 +196,7 @@ class Run:
                 problem, machine.problem = machine.problem, None
                 if problem is None:
                     continue
-                self.note(machine.name, f"ended: {problem}")
+                self.note(machine.name, f"ended: {type(problem).__name__}")
                 if not machine.may_fail:
                     self.fail(problem)
             await trio.sleep(LOOK_S)
