@@ -42,6 +42,7 @@ class HookReload:
         self._runtime = runtime
         self._asked = trio.Event()
         self._known = _Files({}, {})
+        self._began_ns = node.wall_ms() * 1_000_000
 
     def ask(self) -> None:
         """Read the files again now, as far as they have changed."""
@@ -51,8 +52,7 @@ class HookReload:
         """Until cancelled."""
         if self._node.config.file is None or self._runtime.is_inline:
             return  # what runs came from no file
-        stamps = await self._look()
-        self._known = _Files(stamps, await self._read(stamps))
+        self._known = await self._loaded()
         while True:
             await self._wait()
             stamps = await self._look()
@@ -70,6 +70,13 @@ class HookReload:
                 {path: before.stamps.get(path, stamp) for path, stamp in after.items()},
                 {path: before.contents.get(path, read.get(path)) for path in after},
             )
+
+    async def _loaded(self) -> _Files:
+        """What the node has started with. A file that was written meanwhile may have been read
+        before that: it counts as changed."""
+        stamps = await self._look()
+        settled = [path for path, stamp in stamps.items() if stamp.changed_ns < self._began_ns]
+        return _Files({path: stamps[path] for path in settled}, await self._read(settled))
 
     async def _wait(self) -> None:
         """Until somebody asks, or files have changed and are the same at two looks in a row: who
