@@ -71,7 +71,7 @@ class HookLimits:
     directory_files_max: int = 256  # in hooks.d: each is read at the start and watched
 
     # Execution, per node. Aspen allows 32 at once and drops the 33rd; here it waits in the log.
-    attempts_in_flight_max: int = 32
+    attempts_in_flight_max: int = 128
     backoff_first_ms: int = 100
     backoff_ms_max: int = 10_000
     shell_grace_ms: int = 5_000  # between TERM and KILL; longer would delay a hand-over

@@ -20,6 +20,8 @@ from hooks.configuration.parsers import TableReader
 from pubsub.topics import closest
 
 FILE_DEBOUNCE_MS: Final = 200  # many changes at once are one file
+# An attempt is a message to the handler host and one back: few under way would wait for each other.
+IN_PROCESS_CONCURRENCY: Final = 64
 MEMBERS_PATTERN: Final = "hooks.cluster.>"
 KEYS_PATTERN: Final = "hooks.kv.*"
 
@@ -50,6 +52,8 @@ def complete(values: dict[str, Any]) -> None:
     single = values.get("order_by") is OrderBy.HANDLER or values.get("scope") is Scope.LEADER
     if single:
         values.setdefault("partitions", 1)
+    elif values.get("type") is HandlerType.IN_PROCESS:
+        values.setdefault("concurrency", IN_PROCESS_CONCURRENCY)
 
 
 def _complete_file(values: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.client import Client
+from hooks.limits import DEFAULT_LIMITS
 from tests.real.processes import RealCluster, eventually
 from tests.real.proof.verify import Change, check_runs, read_runs
 
@@ -25,7 +26,7 @@ modules = ["tests.real.tempers"]
 """
 EVENTS = 600
 KEYS = 30
-REPEATS_MAX = 512 + 32  # unsettled_events_max, and attempts_in_flight_max
+REPEATS_MAX = DEFAULT_LIMITS.unsettled_events_max + DEFAULT_LIMITS.attempts_in_flight_max
 
 
 async def test_handlers_that_loop_block_and_kill_do_not_disturb_raft(tmp_path: Path) -> None:

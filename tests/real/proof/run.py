@@ -11,6 +11,7 @@ from typing import Any, Final
 import trio
 
 from cluster.client import Client
+from hooks.limits import DEFAULT_LIMITS
 from tests.real.processes import RealCluster, eventually
 from tests.real.proof import recorder
 from tests.real.proof.bars import Bars
@@ -42,7 +43,9 @@ env = ["PROOF_FOLDER"]
 command = '''echo "$(date +%s%N) $TREMULA_HOOK_REVISION $TREMULA_HOOK_KEY" \\
   >> "$PROOF_FOLDER/{SHELL}-$PPID.log"'''
 """
-REPEATS_PER_KILL: Final = 512 + 32  # unsettled_events_max, and attempts_in_flight_max
+REPEATS_PER_KILL: Final = (
+    DEFAULT_LIMITS.unsettled_events_max + DEFAULT_LIMITS.attempts_in_flight_max
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
