@@ -163,7 +163,7 @@ def split_address(address: str) -> tuple[str, int | None]:
 
 
 def _plain_address(text: str) -> str | None:
-    """An IP address in its usual form. Its zone may be anything for `ip_address`, a line end too."""
+    """An IP address in its usual form; what `ip_address` takes for a zone may hold a line end."""
     try:
         found = ip_address(text)
     except ValueError:

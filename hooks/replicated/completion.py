@@ -47,8 +47,8 @@ def _tell(apply: Apply, group: str, node: str | None, letter: Letter, verdict: s
         return
     error = cut_error(letter.error)
     data = (
-        handler_of(group), letter.revision, delivery.topic, delivery.event.key, letter.attempts, error, node,
-        verdict,
+        handler_of(group), letter.revision, delivery.topic, delivery.event.key, letter.attempts,
+        error, node, verdict,
     )  # fmt: skip
     # Caused by the event: a chain of failures and of effects that fail again comes to an end.
     apply.emit(HOOK_FAILED, None, data, meta_of_fact(apply.meta, delivery.event))
