@@ -39,6 +39,7 @@ from simulation.node.workloads.operator import Operator
 from simulation.node.workloads.publishers import Publishers
 from simulation.node.workloads.registers import Registers
 from simulation.node.workloads.ring import Ring
+from simulation.node.workloads.scopes import Scopes
 from simulation.node.workloads.subscribers import Subscribers
 from simulation.node.workloads.transactions import Transactions
 from simulation.node.workloads.ttl import Ttl
@@ -61,6 +62,7 @@ WORKLOADS: dict[str, Callable[[World, Random], Workload]] = {
     "partitioned": Partitioned,
     "publishers": Publishers,
     "ring": Ring,
+    "scopes": Scopes,
     "subscribers": Subscribers,
     "transactions": Transactions,
     "ttl": Ttl,

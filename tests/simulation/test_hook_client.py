@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from simulation.testing import Cluster, SimulatedCluster
 from tests.simulation import client_hooks
 
-pytest_plugins = ["simulation.pytest_plugin"]
 ORDERS = [f"order-{number}" for number in range(5)]
 
 
-def test_an_async_handler_reaches_its_simulated_node(simulated_cluster: SimulatedCluster) -> None:
+@pytest.mark.parametrize("seed", range(8))
+def test_an_async_handler_reaches_its_simulated_node(seed: int) -> None:
     """Under faults too, and each write names its event as the cause; a sync handler is told why it
     has no client."""
 
@@ -29,4 +31,4 @@ def test_an_async_handler_reaches_its_simulated_node(simulated_cluster: Simulate
         assert sorted(letters) == sorted(placed)
         assert all("make it async" in error for error in letters.values())
 
-    simulated_cluster.run(scenario, hooks=[client_hooks])
+    SimulatedCluster(seed).run(scenario, hooks=[client_hooks])
