@@ -32,7 +32,7 @@ from hooks.control.places import (
 from hooks.control.whereabouts import in_hand
 from hooks.delivery import JSON_TYPE, TRIGGER_HEADER, TRIGGER_TOPIC, Delivery, deliver
 from hooks.execution.service import HookService
-from hooks.routing import Verdict
+from hooks.routing import Decision, Verdict
 from pubsub.events import HOOK_REGISTERED, SYSTEM_TOPICS, Event
 from pubsub.limits import INTEGER_MAX
 from pubsub.rejection import Rejection
@@ -147,6 +147,9 @@ def _rows(
         delivery, only = given_to(service, groups, delivery)
     topics = publish_topics(service, delivery if is_real else None)
     decision = routing.decide(definition, delivery, topics)
+    if not is_real and reaches(decision) and not routing.is_published(delivery.topic, topics):
+        # It is made up in the form of a triggered event, which nothing holds back.
+        decision = Decision(Verdict.NOT_PUBLISHED, ", ".join(topics))
     asked = decision.kind not in (Verdict.PATTERN, Verdict.NOT_PUBLISHED)
     parts = clauses(definition.filter, delivery) if asked else []
     because = why(decision, delivery.topic, parts)

@@ -11,7 +11,7 @@ import msgpack
 
 from pubsub import log
 from pubsub.apply import Apply
-from pubsub.consumer_groups.addressing import rebuilt, resolve
+from pubsub.consumer_groups.addressing import rebuilt, recipient, resolve
 from pubsub.events import Event, compress
 from pubsub.limits import LETTER_COPIES_BYTES_MAX
 
@@ -61,7 +61,7 @@ def keep(apply: Apply, group_id: int, revision: int) -> None:
     """Copy the event that a group has just given up."""
     connection = apply.connection
     drop(connection, group_id, revision)
-    copy = _from_log(connection, revision)
+    copy = _from_log(connection, group_id, revision)
     if copy is not None:
         _store(connection, group_id, revision, copy)
 
@@ -74,7 +74,7 @@ def find(connection: apsw.Connection, group_id: int, revision: int) -> Copy | No
         (group_id, revision),
     ).fetchone()
     if row is None:
-        return _from_log(connection, revision)
+        return _from_log(connection, group_id, revision)
     original_revision, redrives, edited, wall_ms, packed = row
     topic, key, data, meta = msgpack.unpackb(packed, use_list=False, strict_map_key=False)
     bare = Event(0, "", key, (), None, None, None, 0, None, 0, 0, 0, len(packed))
@@ -91,7 +91,7 @@ def outline(connection: apsw.Connection, group_id: int, revision: int) -> Outlin
     ).fetchone()
     if row is not None:
         return Outline(row[0], row[1], bool(row[2]), *row[3:])
-    copy = _from_log(connection, revision)
+    copy = _from_log(connection, group_id, revision)
     if copy is None:
         return None
     event = copy.event
@@ -121,12 +121,20 @@ def drop(connection: apsw.Connection, group_id: int, revision: int) -> None:
         _add_bytes(connection, group_id, -int(size))
 
 
-def _from_log(connection: apsw.Connection, revision: int) -> Copy | None:
+def _from_log(connection: apsw.Connection, group_id: int, revision: int) -> Copy | None:
     given_up = log.event_at(connection, revision)
     if given_up is None:
         return None
+    named = recipient(given_up)
+    if named is not None and named != _name_of(connection, group_id):
+        return Copy(given_up, 0, False)  # handed out again to another group: a plain fact here
     found = resolve(given_up, lambda original: log.event_at(connection, original))
     return None if found is None else Copy(found.event, found.redrives, False)
+
+
+def _name_of(connection: apsw.Connection, group_id: int) -> str:
+    row = connection.execute("SELECT name FROM consumer_groups WHERE id = ?", (group_id,))
+    return str(row.get)
 
 
 def _store(connection: apsw.Connection, group_id: int, revision: int, copy: Copy) -> bool:

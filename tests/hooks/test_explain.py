@@ -272,6 +272,11 @@ async def test_a_made_up_event_is_routed_and_nothing_more(clock: MockClock) -> N
         write = {"topic": "hooks.kv.write_committed", "payload": {"value_size_bytes": 11}}
         assert (await explained(fleet, a, **write))["writes"]["stage"] == "would_run"
         assert fleet.cluster.revision == 0
+        fleet.cluster.do("hook.settings", {"publish_topics": ["hooks.cluster.*"]})
+        row = (await explained(fleet, a, **write))["writes"]
+        assert (row["stage"], row["decision"]) == ("no_match", "not_published")
+        assert "hooks.cluster.*" in row["because"]
+        assert (await explained(fleet, a, **order))["h"]["stage"] == "would_run"
 
 
 @pytest.mark.parametrize(

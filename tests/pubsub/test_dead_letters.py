@@ -132,6 +132,21 @@ def test_what_dies_again_is_still_the_original(machine: SmallMachine) -> None:
     assert resolved(machine, 6).event.revision == 2
 
 
+def test_what_comes_again_to_another_group_dies_as_the_fact(machine: SmallMachine) -> None:
+    """A group that was told of a redrive as such, and not given the event, gives up just that."""
+    machine.do(groups.define, "other", ">", 1, "earliest", 1)
+    machine.do(membership.join, "other", "n", 5_000)
+    die(machine, 2)
+    machine.do(dead_letters.redrive, "g", [2])
+    (assignment,) = groups.assignments(machine.connection, "n")
+    item = [0, assignment.token, 5, [], False, 0, [[5, 1, "no"]]]
+    assert machine.do(checkpoint.checkpoint, "other", "n", [item], []) == []
+
+    (letter,) = dead_letters.listing(machine.connection, "other") or [{}]
+    fact = "hooks.group.event_redriven"
+    assert (letter["topic"], letter["original_revision"], letter["redrives"]) == (fact, 5, 0)
+
+
 def test_an_edited_letter_goes_back_edited(machine: SmallMachine) -> None:
     """Payload, content type and headers change; topic, key and history do not."""
     die(machine, 3)

@@ -47,6 +47,14 @@ def _read(output: Path) -> str:
     return output.read_text()
 
 
+def test_hooks_that_are_not_there_are_told(tmp_path: Path) -> None:
+    """A misspelt --hooks is wrong usage, before anything starts."""
+    done = _run(tmp_path, "dev", "--data", str(tmp_path / "data"), "--hooks", "nowhere.toml")
+    assert (done.returncode, done.stderr) == (
+        2, "error: --hooks nowhere.toml: No such file or directory\n",
+    )  # fmt: skip
+
+
 def test_command_runs_against_a_cluster_with_tls_of_its_own(tmp_path: Path) -> None:
     """`cluster dev --tls -- COMMAND` runs the command, stops, and passes its exit code on."""
     put = ("--", *CLUSTER, "kv", "put", "a", "b", "--json")
