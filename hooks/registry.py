@@ -189,6 +189,8 @@ def hook(
     starts, by the same rules; what is not given has the table's default.
     """
     given = dict(locals())
+    if callable(pattern):
+        raise TypeError("@hook needs its parentheses: @hook() or @hook(PATTERN)")
     options = {key: given[key] for key in _OPTIONS if given[key] is not None}
 
     def mark(function: _F) -> _F:

@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from cluster.cli.outcome import Failure
+from cluster.cli.outcome import Exit, Failure
 from cluster.config import Address, NodeConfig, load
 from cluster.security.certs import LEAF_DAYS_DEFAULT, Kind, create_authority, issue
 
@@ -133,7 +133,11 @@ def _hooks_section(hooks: Path) -> str:
     """What --hooks names, as a part of a node's file: a file's text, or a folder by its name."""
     if hooks.is_dir():
         return f"[hooks]\ndirectory = {json.dumps(str(hooks.absolute()))}\n"
-    return hooks.read_text()
+    try:
+        return hooks.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise Failure(f"--hooks {hooks}: {reason}", code=Exit.USAGE) from None
 
 
 _HOOKS_MARK: Final = "\n# From --hooks:\n"

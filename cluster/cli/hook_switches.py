@@ -9,11 +9,11 @@ import typer
 
 from cluster.cli.hook_attempts import Name
 from cluster.cli.outcome import Failure
-from cluster.cli.patterns import check_pattern
 from cluster.cli.session import Cli, online
 from cluster.cli.start import START_HELP, parse_start
 from cluster.client import Client
 from cluster.errors import Rejected
+from hooks.events.catalogue import publish_problem
 from pubsub.topics import closest
 
 T = TypeVar("T")
@@ -82,7 +82,8 @@ async def _settings(
     if topics and every:
         raise typer.BadParameter("--publish-topics and --publish-all exclude each other")
     for pattern in topics or ():
-        check_pattern(pattern)
+        if problem := publish_problem(pattern):
+            raise typer.BadParameter(problem)
     async with cli.client() as client:
         if topics or every:
             await client.hooks.set_publish_topics(topics or ())

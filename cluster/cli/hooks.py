@@ -77,7 +77,7 @@ async def _info(cli: Cli, name: Name) -> None:
 
     def people() -> None:
         facts = {n: v for n, v in handler.items() if n not in _INFO_TABLES and v not in (None, [])}
-        definition = _worth_showing(handler["local"] or handler["definition"])
+        definition = _worth_showing(handler["definition"])
         counters = {
             n: v for n, v in (handler["node_metrics"] or {}).items() if v and n != "durations"
         }

@@ -22,6 +22,7 @@ from hooks.configuration.sections import (
     RegisteredFunction,
     ShellRules,
 )
+from hooks.events.catalogue import publish_problem
 from hooks.limits import DEFAULT_LIMITS, HookLimits
 from pubsub.topics import Pattern, closest
 
@@ -59,7 +60,10 @@ def parse_hooks(
             reader.problem(key, "no such key", closest(key, SECTION_KEYS))
     topics, modules = _texts(reader, "publish_topics"), _texts(reader, "modules")
     for number, topic in enumerate(topics):
-        if wrong := pattern_problem(topic):
+        wrong = pattern_problem(topic)
+        if wrong is None and (problem := publish_problem(topic)):
+            wrong = problem.removeprefix("pattern: "), None
+        if wrong:
             reader.problems.append(Problem((*path, "publish_topics", number), *wrong))
     for number, module in enumerate(modules):
         if not all(part.isidentifier() for part in module.split(".")):

@@ -102,6 +102,8 @@ def read_directory(directory: str | None, limits: HookLimits = DEFAULT_LIMITS) -
 
 def read_handlers_file(path: Path, limits: HookLimits = DEFAULT_LIMITS) -> HandlersFile:
     """One *.toml file with [[handlers]] (or [[hooks.handlers]], as in a node's file)."""
+    if path.exists() and not path.is_file():
+        return _unreadable(path, "is no plain file")  # to open a pipe would wait for its writer
     try:
         with path.open("rb") as file:
             data = file.read(FILE_BYTES_MAX + 1)

@@ -58,14 +58,15 @@ async def test(
     policy = asked.get("policy")
     if isinstance(handler, Rejection) and policy is None:
         return handler
-    known = None if isinstance(handler, Rejection) else handler.definition
-    definition = _definition(known, policy, service.limits)
+    known = None if isinstance(handler, Rejection) else handler
+    definition = _definition(None if known is None else known.definition, policy, service.limits)
     if isinstance(definition, Rejection):
         return definition
+    if definition.name != name:
+        return Rejection("malformed", f"policy: it is not of handler {name}")
     runner: Runner | None = None
     if asked.get("run"):
-        has_code = not isinstance(handler, Rejection) and handler.local is not None
-        found = _runner(service, definition, has_code)
+        found = _runner(service, definition, None if known is None else known.local)
         if isinstance(found, Rejection):
             return found
         runner = found
@@ -246,13 +247,16 @@ def _is_like(value: object, example: object) -> bool:
 
 
 def _runner(
-    service: HookService, definition: HandlerDefinition, has_code: bool
+    service: HookService, definition: HandlerDefinition, local: HandlerDefinition | None
 ) -> Runner | Rejection:
-    """What makes attempts of this handler on this node."""
+    """What makes attempts of this handler on this node; `local` has the node's code, if any."""
     if definition.type is HandlerType.FILE:
         return Rejection("malformed", "a handler that renders a file has no dry run")
     runner = service.runners.get(definition.type)
-    if not has_code or runner is None:
-        node = service.port.node
+    node = service.port.node
+    if local is not None and local.type is not definition.type:
+        detail = f'on node {node} handler "{local.name}" is of type {local.type}'
+        return Rejection("no_code", f"{detail}, not {definition.type}")
+    if local is None or runner is None:
         return Rejection("no_code", f'node {node} has no code for handler "{definition.name}"')
     return runner

@@ -330,6 +330,16 @@ def pattern_problem(text: str) -> str | None:
     return f'pattern: no event type matches "{text}"{hint}'
 
 
+def publish_problem(text: str) -> str | None:
+    """Why a pattern has no place in `publish_topics`, or None. The setting is for the cluster's own
+    topics: a list without any of them keeps every event of the cluster from handlers."""
+    if (problem := pattern_problem(text)) is not None:
+        return problem
+    if any(map(Pattern(text).matches, CATALOGUE)):
+        return None
+    return f'pattern: "{text}" matches no topic of the cluster; those of users are always published'
+
+
 def _family_of(text: str) -> str:
     """What there is in the family that a pattern names rightly, if it names one."""
     family = ".".join(text.split(".")[:2]) + "."

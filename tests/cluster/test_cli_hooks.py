@@ -188,6 +188,7 @@ def test_what_reaches_handlers_is_a_setting_of_the_cluster(endpoint: str) -> Non
         everything = _on(endpoint, "hook", "settings", "--publish-all", "--json")
     assert everything.json["publish_topics"] == []
     assert _on(endpoint, "hook", "settings", "--publish-topics", "hooks.kvv.*").code == 2
+    assert _on(endpoint, "hook", "settings", "--publish-topics", "orders.>").code == 2
 
 
 def test_a_handler_gets_a_range_again(endpoint: str) -> None:

@@ -150,6 +150,14 @@ async def test_another_policy_can_be_tried_before_it_is_in_force(clock: MockCloc
             {"policy": {"type": "in_process", "pattern": ">", "name": "new"}, "run": 1},
             "no_code",
         ),
+        # The code of the node is of another type: a command without a word took the node down.
+        (
+            "audit",
+            {"policy": {"type": "shell", "pattern": ">", "name": "audit"}, "run": True},
+            "no_code",
+        ),
+        ("audit", {"policy": {"name": "other"}, "run": True}, "malformed"),
+        ("audit", {"policy": {"name": 7}, "run": True}, "malformed"),
     ],
 )
 async def test_a_test_that_makes_no_sense_is_refused(

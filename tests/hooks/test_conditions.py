@@ -148,8 +148,8 @@ def test_events_of_users_and_events_without_a_value() -> None:
     assert "neither a value nor a payload" in str(asked("json.total == 5", deleted))
 
 
-def _triggered(payload: bytes) -> Delivery:
-    data = (payload, "application/json", {TRIGGER_HEADER: "hooks.kv.write_committed"})
+def _triggered(payload: bytes, topic: str = "hooks.kv.write_committed") -> Delivery:
+    data = (payload, "application/json", {TRIGGER_HEADER: topic})
     return deliver(write_event(7, "k", topic=TRIGGER_TOPIC, data=data))
 
 
@@ -161,6 +161,13 @@ def test_a_triggered_event_is_asked_for_what_a_person_gave() -> None:
     assert asked("json.total == 5", _triggered(b'{"value": {"total": 5}}')) is True
     for payload in (b"nonsense", b"[" * 100_000, b"[1]", b"null", b"{}", b'{"value": NaN}'):
         assert isinstance(asked("json.total == 5", _triggered(payload)), str)
+
+
+def test_a_triggered_topic_of_users_has_json_as_if_it_were_published() -> None:
+    """What a person gave is the payload, or has the form in which handlers get one."""
+    for payload in (b'{"total": 5}', b'{"payload": "{\\"total\\": 5}"}'):
+        assert asked("json.total == 5", _triggered(payload, "orders.created")) is True
+    assert asked("json == 5", _triggered(b"5", "orders.created")) is True
 
 
 @pytest.mark.parametrize(

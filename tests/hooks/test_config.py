@@ -128,6 +128,14 @@ def test_all_problems_come_at_once_with_their_paths() -> None:
     ]
 
 
+def test_what_is_published_are_topics_of_the_cluster() -> None:
+    """A list that has none of them would keep all events of the cluster from handlers."""
+    _, (problem,) = parse_hooks({"publish_topics": ["hooks.kv.*", "orders.>"]})
+    assert problem.path == ("hooks", "publish_topics", 1)
+    assert "matches no topic of the cluster" in problem.message
+    assert parse_hooks({"publish_topics": ["*.kv.>"]})[1] == []
+
+
 def test_two_handlers_cannot_share_a_name() -> None:
     """They would share a place in the log."""
     _, problems = parse_hooks({"handlers": [SHELL, SHELL]})

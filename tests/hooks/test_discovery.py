@@ -1,5 +1,6 @@
 """Modules, the directory and entry points: what is found, and that nothing broken is in the way."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,13 @@ def test_a_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
     (problem,) = read_directory(str(tmp_path / "none")).problems
     assert "cannot be read: No such file" in str(problem)
     assert read_directory(None).problems == ()
+
+
+def test_a_pipe_in_the_directory_is_not_waited_for(tmp_path: Path) -> None:
+    """To open one would block the node until somebody writes into it."""
+    os.mkfifo(tmp_path / "a.toml")
+    (table,) = read_directory(str(tmp_path)).tables
+    assert [problem.text for problem in table.problems] == ["is no plain file"]
 
 
 def test_too_many_files_are_some_other_folder(tmp_path: Path) -> None:

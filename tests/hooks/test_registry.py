@@ -75,6 +75,12 @@ def _problems(key: str) -> str:
     return " ".join(map(str, parse_handler({**PYTHON, key: 0})[1]))
 
 
+def test_the_decorator_without_its_parentheses_is_refused() -> None:
+    """It would take the function as a pattern, and the handler would be gone in silence."""
+    with pytest.raises(TypeError, match="parentheses"):
+        hook(print)  # type: ignore[arg-type]
+
+
 def test_everything_that_the_decorator_is_given_is_checked() -> None:
     """All arguments reach the definition, as the keys of a table would."""
 
