@@ -97,7 +97,7 @@ class Node:
         self.registry = ports.registry
         self.network = ports.network
         self._last_leader: str | None = None
-        self._stopping = False
+        self._is_serving = self._stopping = False
         self.directory = DataDir.open(config.node.data_dir, self.name, self._mint_uid)
         self.storage: Storage | None = None
         self.engine: Engine | None = None
@@ -200,6 +200,7 @@ class Node:
             )
             scan = SelfCheck(self.directory.state_path, nursery, self.blocking)
             self.server.extra["doctor.scan"] = scan.start
+            self._is_serving = True
             self.log.info("serving", cluster=self.cluster_id, client=str(client))
             self.reporting.node_started(__version__, self.uid)
             await stop.wait()
@@ -453,7 +454,7 @@ class Node:
             return "not a member of the cluster: add it with `cluster member add`"
         if core.leader is None:
             return "no leader"
-        return None
+        return None if self._is_serving else "loading its hooks"
 
     # --- between the parts ---
 

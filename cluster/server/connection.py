@@ -44,6 +44,7 @@ from cluster.protocol import (
 from cluster.server.fetching import FETCH
 from cluster.server.node import Read
 from cluster.server.requests import single_read, start, start_one_way
+from hooks.configuration.definition import GROUP_PREFIX
 from pubsub.limits import EFFECT_HOPS_MAX
 from pubsub.rejection import Rejection
 
@@ -62,6 +63,11 @@ DISMISS_S = 1.0
 DISMISS_QUIET_S = 0.05
 _MANY = frozenset(("batch", "txn", "publish_batch"))
 _PROPOSED = MUTATIONS - {FETCH}
+# Of a handler's group these are for the nodes alone: another pattern or member would take events
+# away from the handler. What an operator may do to its place (pause, seek, skip ...) is open.
+_OF_MEMBERS = frozenset(
+    ("group.define", "group.remove", "group.join", "group.checkpoint", "group.settle")
+)
 
 pack = msgpack.Packer(autoreset=True).pack
 
@@ -291,6 +297,8 @@ class Connection:
                     continue
                 if name in _MANY or server.inflight_bytes > server.limits.inflight_bytes_max:
                     self._check_bounds(args)
+                elif name in _OF_MEMBERS:
+                    _refuse_handlers_groups(args)
                 if trace is not None and (trace[META_HOPS - META_TRACE] or 0) > EFFECT_HOPS_MAX:
                     chain = f"a chain of more than {EFFECT_HOPS_MAX} effects"
                     raise Rejected("hops_exceeded", chain)
@@ -378,3 +386,9 @@ class Connection:
     def _mutated(self, request_id: int, size: int, result: object) -> None:
         self._pending_bytes -= size
         self.answer(request_id, result)
+
+
+def _refuse_handlers_groups(args: list[Any]) -> None:
+    if args and type(args[0]) is str and args[0].startswith(GROUP_PREFIX):
+        detail = f'"{args[0]}" belongs to a handler: `cluster hook` changes or forgets it'
+        raise Rejected("reserved_group", detail)

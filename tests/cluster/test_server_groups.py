@@ -78,6 +78,25 @@ async def test_who_may_not_consume_is_told_why() -> None:
         assert error[3]["reason"] == "wrong_mode"
 
 
+async def test_the_groups_of_handlers_are_left_to_the_nodes() -> None:
+    """No client takes events away from a handler by its group; what an operator may do, it may."""
+    async with served() as port:
+        client = await port.open()
+        reasons = []
+        for number, (name, *args) in enumerate(
+            (
+                ("group.define", "hook.h", "t.>", 1, "earliest", 99),
+                ("group.join", "hook.h", "m", 10_000),
+                ("group.remove", "hook.h"),
+                ("group.pause", "hook.h"),
+            ),
+            start=1,
+        ):
+            _, error = await client.ask(number, str(name), *args)
+            reasons.append(error[3]["reason"])
+        assert reasons == ["reserved_group"] * 3 + ["unknown_group"]
+
+
 async def test_a_node_without_a_leader_starts_no_stream() -> None:
     """Its state may be old: the member could be told that it owns what it lost."""
     async with served() as port:
