@@ -24,7 +24,7 @@ MARKED: Final = "application/x-tremula-mark"
 """The content type of an event whose payload is a mark that comes back."""
 
 
-@hook(TOPIC, name=HANDLER)
+@hook(TOPIC, name=HANDLER, concurrency=128)
 async def bench(context: HookContext) -> list[Effect]:
     """Tell of each marked event when its handler was started. HOT."""
     started = monotonic()
