@@ -1,6 +1,7 @@
 """What holds events back, one rule at a time: conditions, debounce, throttle, rates, batches."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -10,19 +11,11 @@ from hooks.execution.attempt import Failed, FailureKind, Succeeded
 from hooks.execution.partition import Held, Item
 from hooks.execution.progress import Progress
 from hooks.execution.work import HandlerWork
-from hooks.limits import HookLimits
 from pubsub.groups import Assignment
-from tests.hooks.workbench import definition, write_event
+from tests.hooks.workbench import TIGHT_LIMITS, definition, write_event
 
 GROUP = "hook.h"
-LIMITS = HookLimits(
-    handler_events_max=16,
-    partition_events_max=5,
-    completed_ahead_max=6,
-    read_events_max=8,
-    checkpoint_events=3,
-    unsettled_events_max=12,
-)
+LIMITS = replace(TIGHT_LIMITS, unsettled_events_max=12)
 FAILURE = Failed(FailureKind.ERROR, "planned")
 MINE = Assignment(GROUP, 0, 1, 0, False)
 

@@ -11,23 +11,15 @@ from hooks.execution.attempt import Failed, FailureKind, Succeeded
 from hooks.execution.partition import Item, State
 from hooks.execution.progress import Progress
 from hooks.execution.work import HandlerWork
-from hooks.limits import HookLimits
 from pubsub import groups, log
 from pubsub.consumer_groups.assignment import partition_of
 from pubsub.rejection import Rejection
-from tests.hooks.workbench import definition
+from tests.hooks.workbench import TIGHT_LIMITS, definition
 from tests.pubsub.small_machine import SmallMachine
 
 GROUP = "hook.h"
 PARTITIONS = 4
-LIMITS = HookLimits(
-    handler_events_max=16,
-    partition_events_max=5,
-    completed_ahead_max=6,
-    read_events_max=8,
-    checkpoint_events=3,
-    unsettled_events_max=6,
-)
+LIMITS = TIGHT_LIMITS
 FAILURE = Failed(FailureKind.ERROR, "planned")
 STEPS = 300
 

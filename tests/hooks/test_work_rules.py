@@ -8,19 +8,11 @@ from hooks.execution.attempt import Failed, FailureKind, Succeeded
 from hooks.execution.partition import Item
 from hooks.execution.progress import Progress
 from hooks.execution.work import HandlerWork
-from hooks.limits import HookLimits
 from pubsub.groups import Assignment
-from tests.hooks.workbench import definition, write_event
+from tests.hooks.workbench import TIGHT_LIMITS, definition, write_event
 
 GROUP = "hook.h"
-LIMITS = HookLimits(
-    handler_events_max=16,
-    partition_events_max=5,
-    completed_ahead_max=6,
-    read_events_max=8,
-    checkpoint_events=3,
-    unsettled_events_max=6,
-)
+LIMITS = TIGHT_LIMITS
 FAILURE = Failed(FailureKind.ERROR, "planned")
 
 

@@ -7,9 +7,18 @@ from hooks.configuration.config import parse_handler
 from hooks.configuration.definition import HandlerDefinition
 from hooks.delivery import deliver
 from hooks.execution.attempt import Attempt
+from hooks.limits import HookLimits
 from pubsub.events import Event
 
 CLUSTER_ID = "c1"
+TIGHT_LIMITS = HookLimits(
+    handler_events_max=16,
+    partition_events_max=5,
+    completed_ahead_max=6,
+    read_events_max=8,
+    checkpoint_events=3,
+    unsettled_events_max=6,
+)
 
 
 class ListLog:
