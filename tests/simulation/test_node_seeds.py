@@ -7,7 +7,7 @@ import sys
 
 from tests.simulation.fingerprints import fingerprints
 
-SEEDS = 100
+SEEDS = 60
 """With three and with five nodes each."""
 
 
