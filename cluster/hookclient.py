@@ -22,7 +22,8 @@ from cluster.client.blocking import BlockingClient
 from cluster.client.client import Client, make_client
 from cluster.client.connector import Endpoint
 from cluster.client.portal import Portal
-from cluster.net import Handler, Listener, Network, Session, TcpNetwork
+from cluster.client.publishing import Meta
+from cluster.net import Dialer, Network, Session, TcpNetwork
 from cluster.security.tls import client_context
 from hooks.ports import ClientFactory, Origin
 from hooks.registry import ClientUnavailable
@@ -119,7 +120,7 @@ class _ToNode:
     """A network whose connections expect the own node at the other end: its certificate holds its
     name, and need not hold every address that it listens on."""
 
-    def __init__(self, network: Network, node: str) -> None:
+    def __init__(self, network: Dialer, node: str) -> None:
         self._network = network
         self._node = node
 
@@ -130,23 +131,11 @@ class _ToNode:
         tls: SSLContext | None = None,
         server_name: str | None = None,
     ) -> Session:
-        """See `Network.connect`."""
+        """See `Dialer.connect`."""
         return await self._network.connect(host, port, tls, server_name or self._node)
 
-    async def serve(
-        self,
-        host: str,
-        port: int,
-        tls: SSLContext | None,
-        handler: Handler,
-        nursery: trio.Nursery,
-        connections_max: int = 0,
-    ) -> Listener:
-        """Nobody calls a handler host."""
-        raise NotImplementedError
 
-
-def meta(origin: Origin) -> dict[str, Any]:
+def meta(origin: Origin) -> Meta:
     """What a handler's requests say about their cause."""
     return {
         "correlation_id": origin.correlation_id,

@@ -99,8 +99,8 @@ class Listener(Protocol):
         """Counters for metrics."""
 
 
-class Network(Protocol):
-    """Opens and accepts sessions."""
+class Dialer(Protocol):
+    """Opens sessions."""
 
     async def connect(
         self,
@@ -110,6 +110,10 @@ class Network(Protocol):
         server_name: str | None = None,
     ) -> Session:
         """A new session; raises OSError (TimeoutError and ssl.SSLError are such)."""
+
+
+class Network(Dialer, Protocol):
+    """Opens and accepts sessions."""
 
     async def serve(
         self,

@@ -22,7 +22,6 @@ from pubsub.topics import is_reserved, validate_topic
 Attribute = str | int | bool
 
 SPEC_VERSION: Final = "1.0"
-STRUCTURED_TYPE: Final = "application/cloudevents+json"
 JSON_TYPE: Final = "application/json"
 SOURCE_PREFIX: Final = "urn:tremula:"
 # Deeper JSON is passed on unparsed, so that whoever writes it out again cannot run out of stack.

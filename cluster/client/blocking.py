@@ -28,7 +28,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import wraps
 from types import TracebackType
-from typing import Concatenate, Generic, ParamSpec, TypeVar
+from typing import Concatenate, Generic, ParamSpec, TypeVar, Unpack
 
 from cluster.client.client import Client
 from cluster.client.connector import Endpoint
@@ -39,6 +39,7 @@ from cluster.client.group import Group
 from cluster.client.hooks import Hooks
 from cluster.client.options import ClientOptions
 from cluster.client.portal import Arrivals, Portal
+from cluster.client.publishing import Meta
 from cluster.client.subscription import Start, Subscription
 from pubsub.events import Event
 
@@ -303,22 +304,9 @@ class BlockingClient(_Facade[Client]):
         """The handlers of the cluster."""
         return BlockingHooks(self._portal, self._target.hooks)
 
-    def with_meta(
-        self,
-        *,
-        correlation_id: str | int | None = None,
-        causation_id: str | int | None = None,
-        hops: int | None = None,
-        traceparent: str | None = None,
-    ) -> BlockingClient:
+    def with_meta(self, **meta: Unpack[Meta]) -> BlockingClient:
         """The same client, whose requests say what they belong to and what caused them."""
-        target = self._target.with_meta(
-            correlation_id=correlation_id,
-            causation_id=causation_id,
-            hops=hops,
-            traceparent=traceparent,
-        )
-        return BlockingClient(self._portal, target)
+        return BlockingClient(self._portal, self._target.with_meta(**meta))
 
     def group(self, name: str) -> BlockingGroup:
         """The consumer group of that name."""

@@ -17,7 +17,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import outcome
 import trio
@@ -31,10 +31,10 @@ from cluster.client.event_store import EventStore
 from cluster.client.group import Group
 from cluster.client.hooks import WAIT_MS, Handled, Hooks
 from cluster.client.options import ClientOptions
-from cluster.client.publishing import Publishing, trace_of, with_defaults
+from cluster.client.publishing import Meta, Publishing, trace_of, with_defaults
 from cluster.client.subscription import Start, Subscription, event_from_wire
 from cluster.errors import TremulaError
-from cluster.net import Network, TcpNetwork
+from cluster.net import Dialer, TcpNetwork
 from cluster.protocol import LINEARIZABLE
 from pubsub.events import Event
 
@@ -68,19 +68,12 @@ class Client(Publishing, EventStore):
         self.consumers: dict[Consumer, None] = {}
         self._trace: list[Any] | None = None  # of requests that say nothing about their cause
 
-    def with_meta(
-        self,
-        *,
-        correlation_id: str | int | None = None,
-        causation_id: str | int | None = None,
-        hops: int | None = None,
-        traceparent: str | None = None,
-    ) -> Client:
+    def with_meta(self, **meta: Unpack[Meta]) -> Client:
         """The same client, whose requests say what they belong to and what caused them, unless a
         request says something else itself."""
         client = Client(self.dispatcher, self.nursery, self.random)
         client.consumers = self.consumers
-        trace = trace_of(correlation_id, causation_id, traceparent, hops)
+        trace = trace_of(**meta)
         client._trace = with_defaults(trace, self._trace)
         return client
 
@@ -278,7 +271,7 @@ def make_client(
     nursery: trio.Nursery,
     endpoints: Sequence[Endpoint],
     *,
-    network: Network,
+    network: Dialer,
     tls: ssl.SSLContext | None = None,
     options: ClientOptions | None = None,
     random: Random | None = None,
@@ -298,7 +291,7 @@ async def open_client(
     *,
     tls: ssl.SSLContext | None = None,
     options: ClientOptions | None = None,
-    network: Network | None = None,
+    network: Dialer | None = None,
     random: Random | None = None,
 ) -> AsyncIterator[Client]:
     """A client for the time of the block. It connects in the background, to the first endpoint

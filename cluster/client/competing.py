@@ -157,7 +157,7 @@ class CompetingIntake:
         self._add(delivery, item, verdict, waiter)
 
     def send_back(
-        self, delivery: Delivery, delay_ms: int | None, error: str | None, waiter: Waiter | None
+        self, delivery: Delivery, delay_ms: int | None, error: str | None, waiter: Waiter
     ) -> None:
         """See `Holder`."""
         argument = None if delay_ms is None and error is None else [delay_ms, error]

@@ -16,7 +16,7 @@ from cluster.client.link import Link, greet
 from cluster.client.link import Owner as LinkOwner
 from cluster.client.options import ClientOptions
 from cluster.errors import TremulaError
-from cluster.net import Network, Session
+from cluster.net import Dialer, Session
 from cluster.protocol import ProtocolViolation
 
 Endpoint = tuple[str, int]
@@ -37,7 +37,7 @@ class Connector:
 
     def __init__(
         self,
-        network: Network,
+        network: Dialer,
         endpoints: Sequence[Endpoint],
         tls: ssl.SSLContext | None,
         options: ClientOptions,

@@ -35,7 +35,7 @@ class Holder(Protocol):
         """It is completed or given up; raises Fenced."""
 
     def send_back(
-        self, delivery: Delivery, delay_ms: int | None, error: str | None, waiter: Waiter | None
+        self, delivery: Delivery, delay_ms: int | None, error: str | None, waiter: Waiter
     ) -> None:
         """It is to be delivered again; raises Fenced."""
 
@@ -139,19 +139,11 @@ class Delivery:
         self.holder.send_back(self, delay_ms, error, waiter)
         await waiter.wait()
 
-    def nack_nowait(self, delay_ms: int | None = None, error: str | None = None) -> None:
-        """The same without waiting."""
-        self.holder.send_back(self, delay_ms, error, None)
-
     async def dead_letter(self, error: str) -> None:
         """Give it up: it becomes a dead letter of the group, and is not delivered again."""
         waiter = Waiter()
         self.holder.settle(self, _given_up(self.attempt, error), waiter)
         await waiter.wait()
-
-    def dead_letter_nowait(self, error: str) -> None:
-        """The same without waiting."""
-        self.holder.settle(self, _given_up(self.attempt, error), None)
 
     async def extend(self, lease_ms: int | None = None) -> None:
         """Keep it for longer than the group's lease. The consumer extends what is in hand by

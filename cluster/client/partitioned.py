@@ -176,7 +176,7 @@ class PartitionedIntake:
             self._work.set()
 
     def send_back(
-        self, delivery: Delivery, delay_ms: int | None, error: str | None, waiter: Waiter | None
+        self, delivery: Delivery, delay_ms: int | None, error: str | None, waiter: Waiter
     ) -> None:
         """See `Holder`. The partition is this member's, so it delivers the event again itself; what
         follows under the same key waits for that."""
@@ -194,8 +194,7 @@ class PartitionedIntake:
             heapq.heappush(self._again, (at, self._sent_back, again))
             self._blocked.setdefault(_order(delivery), deque())
         self._work.set()
-        if waiter is not None:
-            waiter.tell(None)
+        waiter.tell(None)
 
     async def extend(self, delivery: Delivery, lease_ms: int | None) -> None:
         """See `Holder`."""

@@ -24,7 +24,7 @@ from cluster.client.connector import Endpoint
 from cluster.client.delivery import Delivery, Effect
 from cluster.client.options import ClientOptions
 from cluster.errors import Closed, TremulaError
-from cluster.net import Network
+from cluster.net import Dialer
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -42,7 +42,7 @@ class Portal:
         *,
         tls: SSLContext | None = None,
         options: ClientOptions | None = None,
-        network: Callable[[trio.Nursery], Network] | None = None,
+        network: Callable[[trio.Nursery], Dialer] | None = None,
     ) -> None:
         """`network` makes another one than the machine's, for the life of a nursery."""
         self._open = partial(open_client, endpoints, tls=tls, options=options)
@@ -141,7 +141,7 @@ class Portal:
             await self._serve(None if self._network is None else self._network(outer), self._stop)
             outer.cancel_scope.cancel()
 
-    async def _serve(self, network: Network | None, stop: trio.Event) -> None:
+    async def _serve(self, network: Dialer | None, stop: trio.Event) -> None:
         async with self._open(network=network) as client:
             try:
                 async with trio.open_nursery() as nursery:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from cluster.client.requesting import Requesting
 from cluster.errors import Malformed
@@ -150,10 +150,19 @@ def publish_options(
     return {name: value for name, value in options.items() if value is not None} or None
 
 
+class Meta(TypedDict, total=False):
+    """What a request belongs to, and what caused it."""
+
+    correlation_id: str | int | None
+    causation_id: str | int | None
+    hops: int | None  # from handler to handler, of what caused it and it
+    traceparent: str | None  # of W3C trace context
+
+
 def trace_of(
-    correlation_id: str | int | None,
-    causation_id: str | int | None,
-    traceparent: str | None,
+    correlation_id: str | int | None = None,
+    causation_id: str | int | None = None,
+    traceparent: str | None = None,
     hops: int | None = None,
 ) -> list[Any] | None:
     """What an event belongs to, as it travels; raises Malformed for what is no traceparent."""

@@ -76,12 +76,16 @@ class _Answers:
         self._lock = threading.Lock()
         self._collected: list[bytes] = []
         self._is_any = trio.Event()
+        self._wait_begins = threading.Event()
 
     def add(self, packed: bytes) -> None:
         """Only from the loop. HOT."""
         with self._lock:
+            is_first = not self._collected
             self._collected.append(packed)
-        self._is_any.set()
+        if is_first:
+            self._is_any.set()
+            self._wait_begins.set()
 
     async def send_all(self) -> None:
         """Send until cancelled."""
@@ -95,7 +99,9 @@ class _Answers:
         """A handler that blocks the loop holds back nobody's answer: who answered has ended, and
         would otherwise be run again when this process is killed for it."""
         while True:
-            time.sleep(_LATE_SECONDS)
+            self._wait_begins.wait()
+            self._wait_begins.clear()
+            time.sleep(_LATE_SECONDS)  # what the loop itself needs to come round, amply
             self._send()
 
     def _send(self) -> None:

@@ -7,9 +7,10 @@ A value that does not fit is left out and named: one bad key must not cost all t
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from ipaddress import IPv6Address, ip_address
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from hooks.configuration.definition import HandlerDefinition, Renderer
 
@@ -24,6 +25,8 @@ _NAMES_MAX: Final = 32  # of one address, on its line
 _LABELS_MAX: Final = 32
 _LABEL_BYTES_MAX: Final = 1_024
 _SHOWN: Final = 60  # characters of a value in a message
+
+T = TypeVar("T")
 
 
 class Entry(NamedTuple):
@@ -51,19 +54,27 @@ def render(handler: HandlerDefinition, entries: Iterable[Entry]) -> Rendering:
     return make(handler, sorted(entries))
 
 
-def _hosts(handler: HandlerDefinition, entries: Sequence[Entry]) -> Rendering:
-    """Lines `ADDRESS NAME...`, by name, as in /etc/hosts."""
-    lines = [f"# Made by the handler {_one_line(handler.name)}: changes are overwritten."]
+def _sorted_out(
+    entries: Sequence[Entry], read: Callable[[Entry], T]
+) -> tuple[list[T], tuple[tuple[str, str], ...]]:
+    """What the entries say, and the names of those that are left out, with the reason."""
+    fit: list[T] = []
     left_out: list[tuple[str, str]] = []
     for entry in entries:
         try:
-            address, names = _host(handler, entry)
+            fit.append(read(entry))
         except _Unfit as reason:
             left_out.append((entry.name, str(reason)))
-        else:
-            lines.append(f"{address}\t{' '.join(names)}")
+    return fit, tuple(left_out)
+
+
+def _hosts(handler: HandlerDefinition, entries: Sequence[Entry]) -> Rendering:
+    """Lines `ADDRESS NAME...`, by name, as in /etc/hosts."""
+    lines = [f"# Made by the handler {_one_line(handler.name)}: changes are overwritten."]
+    fit, left_out = _sorted_out(entries, partial(_host, handler))
+    lines += [f"{address}\t{' '.join(names)}" for address, names in fit]
     content = "".join(f"{line}\n" for line in lines).encode()
-    return Rendering(content, tuple(left_out), len(lines) - 1)
+    return Rendering(content, left_out, len(fit))
 
 
 def _host(handler: HandlerDefinition, entry: Entry) -> tuple[str, list[str]]:
@@ -95,20 +106,15 @@ def _host_name(name: object, suffix: str) -> str:
 def _file_sd(handler: HandlerDefinition, entries: Sequence[Entry]) -> Rendering:
     """Prometheus's targets in JSON: a group for each set of labels, in their order."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    left_out: list[tuple[str, str]] = []
-    for entry in entries:
-        try:
-            targets, labels = _targets(handler, entry)
-        except _Unfit as reason:
-            left_out.append((entry.name, str(reason)))
-        else:
-            groups.setdefault(labels, []).extend(targets)
+    fit, left_out = _sorted_out(entries, partial(_targets, handler))
+    for targets, labels in fit:
+        groups.setdefault(labels, []).extend(targets)
     document = [
         {"targets": sorted(set(targets)), "labels": dict(labels)}
         for labels, targets in sorted(groups.items())
     ]
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    return Rendering(text.encode(), tuple(left_out), len(entries) - len(left_out))
+    return Rendering(text.encode(), left_out, len(fit))
 
 
 def _targets(

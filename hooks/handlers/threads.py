@@ -66,6 +66,8 @@ class Threads:
             for identifier in overdue:
                 if self.end(identifier):
                     self._on_overdue(identifier)
+            # First: a job that begins while the others are looked through then says that it did.
+            self._watched_until = inf
             self._watched_until = min(list(self._due.values()), default=inf)
             wait_s = self._watched_until - time.monotonic()
             self._earlier.wait(None if wait_s == inf else max(wait_s, 0))

@@ -133,12 +133,6 @@ def page(connection: apsw.Connection, after_id: int, limit: int) -> tuple[list[D
     return [Delayed._make(row) for row in rows[:limit]], len(rows) > limit
 
 
-def totals(connection: apsw.Connection) -> tuple[int, int]:
-    """How many events wait, and their bytes."""
-    events, size = connection.execute("SELECT events, bytes FROM delayed_totals").get
-    return events, size
-
-
 def _subtract(connection: apsw.Connection, events: int, size: int) -> None:
     connection.execute(
         "UPDATE delayed_totals SET events = events - ?, bytes = bytes - ?", (events, size)

@@ -37,6 +37,18 @@ def write_module(folder: Path, edition: str, more: str = "") -> None:
     (folder / "reloaded_handlers.py").write_text(MODULE.format(edition=edition, more=more))
 
 
+def runtime(cluster: FakeCluster, first: HooksConfig, folder: Path) -> HookRuntime:
+    """The hooks of node a, whose modules lie in the folder."""
+    return HookRuntime(
+        FakePort(cluster, "a"),
+        first,
+        boot_id="1",
+        environment=os.environ,
+        module_paths=(str(folder),),
+        limits=LIMITS,
+    )
+
+
 def order(cluster: FakeCluster, key: str) -> None:
     cluster.do("publish", "orders.created", key, b"", None, None)
 
@@ -47,14 +59,7 @@ async def test_only_what_loads_takes_the_place_of_what_runs(tmp_path: Path) -> N
     cluster = FakeCluster()
     write_module(tmp_path, "first")
     modules = config({"modules": ["reloaded_handlers"]})
-    hooks = HookRuntime(
-        FakePort(cluster, "a"),
-        modules,
-        boot_id="1",
-        environment=os.environ,
-        module_paths=(str(tmp_path),),
-        limits=LIMITS,
-    )
+    hooks = runtime(cluster, modules, tmp_path)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(hooks.run)
@@ -93,14 +98,7 @@ async def test_hooks_that_are_switched_off_and_on_again_go_on(tmp_path: Path) ->
     cluster = FakeCluster()
     write_module(tmp_path, "first")
     table = {"modules": ["reloaded_handlers"]}
-    hooks = HookRuntime(
-        FakePort(cluster, "a"),
-        config(table),
-        boot_id="1",
-        environment=os.environ,
-        module_paths=(str(tmp_path),),
-        limits=LIMITS,
-    )
+    hooks = runtime(cluster, config(table), tmp_path)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(hooks.run)
@@ -121,14 +119,7 @@ async def test_a_stop_does_not_wait_for_a_reload(tmp_path: Path) -> None:
     cluster = FakeCluster()
     write_module(tmp_path, "first")
     modules = config({"modules": ["reloaded_handlers"]})
-    hooks = HookRuntime(
-        FakePort(cluster, "a"),
-        modules,
-        boot_id="1",
-        environment=os.environ,
-        module_paths=(str(tmp_path),),
-        limits=LIMITS,
-    )
+    hooks = runtime(cluster, modules, tmp_path)
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             await nursery.start(hooks.run)
