@@ -85,7 +85,7 @@ def _measured(
         "tremula_group_waiting": competing.get("waiting", 0),
         "tremula_group_oldest_seconds": _age_s(connection, floor + 1, machine),
         "tremula_group_completed_total": described["completed"],
-        "tremula_group_paused": int(described["paused"]),
+        "tremula_group_paused": int(described["paused"] or described["held"]),
     }
 
 

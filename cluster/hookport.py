@@ -41,6 +41,7 @@ class HookPort:
         self._seq = 0
         self._opening = trio.Lock()
         self._nursery: trio.Nursery | None = None
+        self.is_loaded = False
         config = node.config
         self.runtime = HookRuntime(
             self,
@@ -58,22 +59,29 @@ class HookPort:
         self.reload = HookReload(node, self.runtime)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until `stop`; raises what is wrong with the handlers before it has started."""
+        """Load and report that, or raise what is wrong with the handlers; serve from `serve` on,
+        until `stop`."""
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                server = self._node.server
-                assert server is not None, "the client port comes first"
                 await nursery.start(self.runtime.run)
-                nursery.start_soon(self.reload.run)
-                server.extra |= HookRequests(self._node, self.runtime, nursery).table()
+                self.is_loaded = True
                 task_status.started()
         finally:
             self._nursery = None
 
+    async def serve(self) -> None:
+        """Run handlers and answer requests about them, now that the node has a state."""
+        node, nursery = self._node, self._nursery
+        assert node.server is not None, "its requests are answered there"
+        assert nursery is not None, "the handlers are loaded first"
+        await self.runtime.serve()
+        nursery.start_soon(self.reload.run)
+        node.server.extra |= HookRequests(node, self.runtime, nursery).table()
+
     @property
     def is_running(self) -> bool:
-        """Whether `run` has started and not ended."""
+        """Whether it serves and has not ended."""
         return self.runtime.service is not None and self._nursery is not None
 
     def reload_soon(self, config: HooksConfig) -> None:
@@ -110,17 +118,23 @@ class HookPort:
         return self._node.machine.revision
 
     @property
+    def entry_version(self) -> int:
+        return self._node.machine.entry_version
+
+    @property
     def log(self) -> NodeLog:
         return self._node.log
 
-    async def submit(self, name: str, arguments: Sequence[object]) -> Any:
+    async def submit(
+        self, name: str, arguments: Sequence[object], *, actor: str | None = None
+    ) -> Any:
         """See ClusterPort.submit."""
         with trio.move_on_after(PATIENCE_S):
             while True:
                 client_id = await self._session()
                 self._seq += 1
                 operation = operations.pack(
-                    client_id, self._seq, name, list(arguments), f"hooks@{self.node}", None
+                    client_id, self._seq, name, list(arguments), actor or f"hooks@{self.node}", None
                 )
                 result, certain = await self._repeat(operation)
                 if not (isinstance(result, Rejection) and result.code == "session_expired"):

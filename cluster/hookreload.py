@@ -116,6 +116,8 @@ class HookReload:
             config = load(path, self._node.environment)
             await runtime.reload(config.hooks)
             is_loaded = True
+            if self._node.reporting is not None:
+                self._node.reporting.seed_capture(config.hooks.capture)
             problems = self._need_restart(config)
         except ConfigError as error:
             problems = [str(each) for each in error.problems]

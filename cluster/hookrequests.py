@@ -45,13 +45,14 @@ class Shape(NamedTuple):
 
     required: int
     checks: tuple[Callable[[Any], bool], ...]
+    told_who: bool = False  # whoever asks is the first argument: it writes in their name
 
 
 SHAPES: Final = {
     "hooks.list": Shape(0, ()),
     "hooks.info": Shape(1, (text,)),
     "hooks.metrics": Shape(0, (text,)),
-    "hooks.trigger": Shape(1, (text, anything, text)),
+    "hooks.trigger": Shape(1, (text, anything, text, text), told_who=True),
     "hooks.settings": Shape(0, ()),
     "hooks.events": Shape(0, ()),
     "hooks.wait": Shape(2, (text, count, count)),
@@ -97,9 +98,10 @@ class HookRequests:
         done: Done,
     ) -> None:
         """Check the arguments here, where a refusal is an answer, and answer from a task."""
-        self._nursery.start_soon(
-            self._answer, function, shaped(arguments, shape.required, *shape.checks), done
-        )
+        found = shaped(arguments, shape.required, *shape.checks)
+        if shape.told_who:
+            found.insert(0, actor)
+        self._nursery.start_soon(self._answer, function, found, done)
 
     async def _answer(
         self, function: Callable[..., Awaitable[object]], arguments: list[Any], done: Done
@@ -126,8 +128,15 @@ class HookRequests:
     async def _metrics(self, name: str | None) -> object:
         return answers.handler_metrics(self._service, name)
 
-    async def _trigger(self, topic: str, payload: object, key: str | None) -> object:
-        return await answers.trigger(self._service, topic, payload, key)
+    async def _trigger(
+        self,
+        actor: str,
+        topic: str,
+        payload: object,
+        key: str | None,
+        content_type: str | None,
+    ) -> object:
+        return await answers.trigger(self._service, topic, payload, key, content_type, actor=actor)
 
     async def _settings(self) -> object:
         return answers.cluster_settings(self._service)

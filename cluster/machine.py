@@ -37,6 +37,7 @@ from cluster.operations import (
 )
 from cluster.registry import OPERATIONS, Operation, by_version
 from cluster.sessions import NEW, Sessions
+from hooks import routing
 from hooks.replicated import registrations, reports, settings
 from pubsub import log
 from pubsub.events import (
@@ -85,6 +86,8 @@ class Machine:
         self.cluster_id = meta.cluster_id
         self.members = meta.members
         self.entry_version = state.entry_version(connection)
+        # Which topics of the cluster reach subscribers; None: all of them.
+        self.is_published = routing.published(settings.publish_topics(connection))
         self.digests: dict[int, bytes] = {self.applied_index: self.digest}
         self.duplicates = 0  # requests answered from the retry window, since start
         self._leader = meta.leader
@@ -199,10 +202,11 @@ class Machine:
         version = apply.version = items[0]
         self._registry = self._registries[version]
         if version > self.entry_version:
+            if self.entry_version < 2:
+                apply.published.clear()  # of older entries: the log knows more of them
+                topic_tails.adopt(self.connection, self.revision)
             self.entry_version = version
             state.note_entry_version(self.connection, version)
-            apply.published.clear()  # of older entries: the log knows more of them
-            topic_tails.adopt(self.connection, self.revision)
         if kind == REGULAR:
             return self._run_operations(items[3:])
         if kind == NO_OP:
@@ -394,7 +398,11 @@ class Machine:
     ) -> list[Any] | Rejection:
         """`hook.settings [values, node]`, without a node from an operator."""
         refused = None if node is None else self._is_no_member(node)
-        return refused or settings.change(apply, values, node)
+        if refused is not None:
+            return refused
+        result = settings.change(apply, values, node)
+        self.is_published = routing.published(settings.publish_topics(apply.connection))
+        return result
 
     def _is_no_member(self, node: Any) -> Rejection | None:
         """What a node that was removed meanwhile says of itself nobody would ever take back."""

@@ -120,7 +120,7 @@ SAMPLED: Mapping[str, Sampled] = {
     "tremula_group_completed_total": Sampled(
         "counter", "Events dealt with since the group was defined.", ("group",)
     ),
-    "tremula_group_paused": Sampled("gauge", "1 while the group is paused.", ("group",)),
+    "tremula_group_paused": Sampled("gauge", "1 while the group is paused, or held.", ("group",)),
     # Handlers
     "tremula_handler_attempts_total": Sampled(
         "counter",

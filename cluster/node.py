@@ -1,26 +1,23 @@
 """One node: everything composed, started in order, and stopped in order.
 
-Directory -> peers (form or join a cluster) -> log, state, engine -> client port and hooks.
+Directory -> code of hooks -> peers (form or join a cluster) -> log, state, engine -> client port
+and hooks.
 A node offers to its client port and to the hook service: `submit`, `read_index`, `read_events`,
 `status` and the membership calls. All are synchronous, from the trio thread.
 """
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import sys
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import apsw
 import trio
 
-from cluster import __version__, process
+from cluster import __version__
 from cluster.administration import Administration, Request
-from cluster.blocking import Blocking, in_thread
+from cluster.blocking import Blocking
 from cluster.config import NodeConfig
 from cluster.datadir import DataDir, DataDirError
 from cluster.divergence import Divergence
@@ -32,7 +29,7 @@ from cluster.indexing import EventIndex, FollowedState, Parts
 from cluster.logs import NodeLog
 from cluster.machine import Applied, Machine
 from cluster.metrics import NodeMetrics
-from cluster.net import Network, TcpNetwork
+from cluster.net import Listener, Network
 from cluster.nodemetrics import publish_metrics, publish_strangers
 from cluster.peering import Peering
 from cluster.raft.clock import ClusterClock
@@ -48,7 +45,6 @@ from cluster.selfcheck import SelfCheck
 from cluster.server import Server
 from cluster.storage import Storage
 from cluster.timekeeper import Timekeeper
-from hooks.handlers.strays import Strays, adopt
 from hooks.ports import Spawn
 from hooks.registry import Registry
 from pubsub import retention
@@ -103,7 +99,7 @@ class Node:
         self.engine: Engine | None = None
         self.server: Server | None = None
         self.index: EventIndex | None = None
-        self.hooks: HookPort | None = None
+        self.hooks = HookPort(self)
         self.reporting: Reporting | None = None
         tls = config.tls
         files = (tls.ca, tls.certificate, tls.key)
@@ -142,15 +138,22 @@ class Node:
             http = await self._ports.network.serve(
                 listen.http.host, listen.http.port, http_tls, pages.serve, nursery
             )
-            peer = await self.transport.serve((listen.peer.host, listen.peer.port), nursery)
-            publish_strangers(self.metrics, {"http": http, "peer": peer})
-            nursery.start_soon(self._serve, stop, nursery.cancel_scope)
+            nursery.start_soon(self._begin, stop, http, nursery)
             await stop.wait()
             if self.engine is None:
                 nursery.cancel_scope.cancel()
         self.directory.close()
 
-    async def _serve(self, stop: trio.Event, whole: trio.CancelScope) -> None:
+    async def _begin(self, stop: trio.Event, http: Listener, nursery: trio.Nursery) -> None:
+        # before anybody counts on this node: it may refuse to start over its hooks
+        await nursery.start(self.hooks.run)
+        listen = self.config.listen.peer
+        peer = await self.transport.serve((listen.host, listen.port), nursery)
+        publish_strangers(self.metrics, {"http": http, "peer": peer})
+        await self._serve(stop)
+        nursery.cancel_scope.cancel()
+
+    async def _serve(self, stop: trio.Event) -> None:
         if self.cluster_id is None:
             await self.peering.find_cluster()
         raft_log = SqliteLog.open(self.directory.log_path)
@@ -175,8 +178,7 @@ class Node:
         )
         self.index = self._make_index(self.storage)
         self.reporting = self._make_reporting(self.storage, self.index)
-        self.hooks = hooks = HookPort(self)
-        publish_metrics(self, hooks.runtime)
+        publish_metrics(self, self.hooks.runtime)
         housekeeping = self._make_housekeeping(self.storage, raft_log, self.engine)
         timekeeper = Timekeeper(lambda: self.machine, self._clocks, self.propose, self._tell_lost)
         async with trio.open_nursery() as nursery:
@@ -185,11 +187,12 @@ class Node:
             nursery.start_soon(housekeeping.run)
             nursery.start_soon(timekeeper.run)
             nursery.start_soon(self.index.run)
-            nursery.start_soon(self.reporting.run, self.config.hooks.capture)
+            self.reporting.seed_capture(self.config.hooks.capture)
+            nursery.start_soon(self.reporting.run)
             self.peering.follow_members()
             self.transport.redial()
             # before the port opens: its requests are known from the first connection on
-            await nursery.start(hooks.run)
+            await self.hooks.serve()
             client = self.config.listen.client
             await nursery.start(
                 self.server.run,
@@ -207,7 +210,7 @@ class Node:
             self._stopping = True
             self.log.info("stopping")
             await self.reporting.node_stopped("asked to stop")
-            await hooks.stop()
+            await self.hooks.stop()
             await self._hand_over()
             await self.server.drain(DRAIN_S)
             nursery.cancel_scope.cancel()
@@ -216,7 +219,6 @@ class Node:
         self.storage.close()
         raft_log.close()
         self.log.info("stopped")
-        whole.cancel()
 
     def _make_index(self, storage: Storage) -> EventIndex:
         assert self.cluster_id is not None, "it belongs to one by now"
@@ -326,10 +328,7 @@ class Node:
 
     def reload(self) -> None:
         """Read the configuration again, as far as that can be done while the node runs."""
-        if self.hooks is None:
-            self.log.info("reload: the hooks have not started yet")
-        else:
-            self.hooks.reload.ask()
+        self.hooks.reload.ask()
 
     # --- what the client port and the hook service use ---
 
@@ -447,14 +446,15 @@ class Node:
         """Why this node cannot serve now, or None."""
         core = self.core
         if core is None:
-            return "waiting to form or join a cluster"
+            is_loaded = self.hooks.is_loaded
+            return "waiting to form or join a cluster" if is_loaded else "loading its hooks"
         if self._stopping:
             return "stopping"
         if core.role == "outsider" or self.peering.was_removed(core):
             return "not a member of the cluster: add it with `cluster member add`"
         if core.leader is None:
             return "no leader"
-        return None if self._is_serving else "loading its hooks"
+        return None if self._is_serving else "starting"
 
     # --- between the parts ---
 
@@ -533,59 +533,3 @@ class Node:
         self._last_leader = core.leader
         for callback in self.on_leader:
             callback()
-
-
-class RealPorts:
-    """The machine's own network, clock and randomness."""
-
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self.network: Network = TcpNetwork(nursery)
-        self.random = random.Random(os.urandom(32))
-        self.environment: Mapping[str, str] = os.environ
-        self.spawn: Spawn = trio.lowlevel.open_process
-        self.blocking: Blocking = in_thread
-        self.registry: Registry | None = None
-
-    def wall_ms(self) -> int:
-        return time.time_ns() // 1_000_000
-
-
-async def run(config: NodeConfig) -> None:
-    """Run a node until SIGTERM or SIGINT; SIGHUP has it read its hooks again. Raises what must
-    stop a node, with words for people."""
-    process.settle(config.node.scheduling)
-    async with trio.open_nursery() as nursery:
-        ports = RealPorts(nursery)
-        log = NodeLog(
-            sys.stderr,
-            node=config.node.name,
-            level=config.log.level,
-            format=config.log.format,
-            wall_ms=ports.wall_ms,
-        )
-        stop = trio.Event()
-        on_hangup: list[Callable[[], None]] = []
-        await nursery.start(_follow_signals, stop, on_hangup)
-        strays = Strays(log)
-        if adopt():
-            ports.spawn = strays.spawn
-            nursery.start_soon(strays.run)
-        node = Node(config, ports, log)
-        node.metrics.sample("tremula_handler_strays_total", lambda: {(): strays.killed})
-        on_hangup.append(node.reload)
-        await node.run(stop)
-        nursery.cancel_scope.cancel()
-
-
-async def _follow_signals(
-    stop: trio.Event,
-    on_hangup: list[Callable[[], None]],
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        task_status.started()
-        async for number in signals:
-            if number != signal.SIGHUP:
-                stop.set()
-            for reload in on_hangup if number == signal.SIGHUP else ():
-                reload()

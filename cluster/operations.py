@@ -23,7 +23,7 @@ from cluster.limits import ACTOR_BYTES_MAX, CLOCK_MS_MAX, INTEGER_MAX, TRACE_TEX
 from pubsub.events import Meta, compress
 from pubsub.rejection import Rejection
 
-VERSION: Final = 2
+VERSION: Final = 3
 """The newest entry version that this release knows. A leader writes a newer one only once every
 member knows it; a node that finds one that it does not know stops, because it would drift."""
 

@@ -59,7 +59,7 @@ MUTATIONS: Final = frozenset(
 # Requests that only look, and so may be sent again at will (and are soon done).
 READS: Final = frozenset(
     (
-        "events.get", "events.query", "events.trace",
+        "events.get", "events.kept", "events.query", "events.trace",
         "get", "range", "count", "events.read", "status", "members", "ping", "subscribe",
         "hooks.list", "hooks.info", "hooks.metrics", "hooks.settings", "hooks.events",
         "hooks.history", "hooks.explain", "hooks.wait", "topics.list", "delayed.list",

@@ -34,7 +34,8 @@ class Operation(NamedTuple):
     nestable: bool = False  # may be an effect of a handler, inside a checkpoint
     revocable: bool = False  # may be refused after it began to write: runs under a savepoint
     since: int = 1  # the entry version that introduced it; in older entries it is unknown
-    arguments_max_v1: int | None = None  # in entries of version 1, where it took fewer
+    # (version, count): in entries up to that version it took no more arguments than that
+    older: tuple[int, int] | None = None
 
 
 OPERATIONS: Final[dict[str, Operation]] = {
@@ -43,21 +44,21 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "batch": Operation(transactions.batch, 1, 1, nestable=True),
     "txn": Operation(transactions.txn, 2, 3, nestable=True),
     "kv.expire": Operation(kv.expire, 1, 2),
-    "publish": Operation(publishing.publish, 3, 6, nestable=True, arguments_max_v1=5),
+    "publish": Operation(publishing.publish, 3, 6, nestable=True, older=(1, 5)),
     "publish_batch": Operation(publishing.publish_batch, 1, 1, nestable=True),
     "publish_later": Operation(publishing.publish_later, 7, 8, nestable=True, since=2),
     "delayed.cancel": Operation(delayed.cancel, 1, 1, nestable=True, since=2),
     "delayed.publish": Operation(delayed.publish, 2, 2, since=2),
     "message.forget": Operation(message_ids.forget, 1, 1, since=2),
-    "group.define": Operation(handler_groups.define, 5, 6, revocable=True, arguments_max_v1=5),
+    "group.define": Operation(handler_groups.define, 5, 6, revocable=True, older=(1, 5)),
     "group.remove": Operation(groups.remove, 1, 1, revocable=True),
-    "group.join": Operation(membership.join, 3, 4, revocable=True, arguments_max_v1=3),
+    "group.join": Operation(membership.join, 3, 4, revocable=True, older=(1, 3)),
     "group.keepalive": Operation(membership.keepalive, 1, 1, revocable=True),
     "group.leave": Operation(membership.leave, 1, 2, revocable=True),
     "group.expire": Operation(membership.expire, 1, 1, revocable=True),
     "group.checkpoint": Operation(completion.checkpoint, 4, 4, revocable=True),
     "group.seek": Operation(groups.seek, 2, 2, revocable=True),
-    "group.pause": Operation(groups.pause, 1, 1, since=2),
+    "group.pause": Operation(handler_groups.pause, 1, 1, since=2),
     "group.resume": Operation(handler_groups.resume, 1, 1, since=2),
     "group.skip": Operation(groups.skip, 2, 2, since=2),
     "group.rebalance": Operation(groups.rebalance, 1, 1, since=2),
@@ -79,7 +80,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "capture.seed": Operation(capture.seed, 1, 1, since=2),
     "system.report": Operation(reports.report, 5, 5, since=2),
     "health.report": Operation(reports.health, 2, 3, since=2),
-    "hook.trigger": Operation(trigger, 3, 3),
+    "hook.trigger": Operation(trigger, 3, 4, older=(2, 3)),
     "hook.enable": Operation(switches.enable, 1, 2, revocable=True, since=2),
     "hook.disable": Operation(switches.disable, 1, 2, since=2),
     "hook.forget": Operation(switches.forget, 1, 1, since=2),
@@ -99,6 +100,6 @@ def by_version(operations: Mapping[str, Operation]) -> dict[int, dict[str, Opera
 
 
 def _as_of(operation: Operation, version: int) -> Operation:
-    if version > 1 or operation.arguments_max_v1 is None:
+    if operation.older is None or version > operation.older[0]:
         return operation
-    return operation._replace(arguments_max=operation.arguments_max_v1)
+    return operation._replace(arguments_max=operation.older[1])

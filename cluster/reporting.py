@@ -71,6 +71,7 @@ class Reporting:
         self._propose = propose
         self._log = log
         self._waiting: list[Report] = []
+        self._rules: Sequence[capture.Rule] = ()  # of a file that was just read
         self._snapshot: tuple[int, int, int] | None = None
         self._snapshot_at = float("-inf")  # when the next one may be reported
         self._sending = trio.Lock()
@@ -82,6 +83,11 @@ class Reporting:
     def node_started(self, version: str, uid: str) -> None:
         """This node serves."""
         self._say(SYSTEM_NODE_STARTED, (version, uid))
+
+    def seed_capture(self, rules: Sequence[capture.Rule]) -> None:
+        """What this node's file says of capture, as it was just read."""
+        self._rules = rules
+        self._wake.set()
 
     def leader_changed(self) -> None:
         """Whoever waited for a leader need not wait for the next look."""
@@ -119,11 +125,12 @@ class Reporting:
 
     # --- sending ---
 
-    async def run(self, rules: Sequence[capture.Rule] = ()) -> None:
-        """Until cancelled. `rules` of capture are those of this node's file."""
-        if rules:
-            await self._seed(rules)
+    async def run(self) -> None:
+        """Until cancelled."""
         while True:
+            rules, self._rules = self._rules, ()
+            if rules:
+                await self._seed(rules)
             with trio.move_on_after(LOOK_EVERY_S):
                 await self._wake.wait()
             self._wake = trio.Event()

@@ -88,6 +88,16 @@ class Condition:
             for text, found in answers
         ]
 
+    def reads(self) -> list[list[str]]:
+        """What each of these parts names: `data`, `json`, or of `event` the field."""
+        return [
+            [
+                f"event.{read.field}" if read.variable == "event" and read.field else read.variable
+                for read in compiled.clause.reads
+            ]
+            for compiled in self._clauses
+        ]
+
 
 def problem(text: str) -> str | None:
     """What is wrong with a condition, or None."""

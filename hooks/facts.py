@@ -19,7 +19,6 @@ from hooks.limits import (
     CONDITION_JSON_BYTES_MAX,
     CONDITION_VALUE_DEPTH_MAX,
 )
-from pubsub.topics import is_reserved
 
 # What a list or a map takes of the library, in the units in which a text counts its bytes.
 ITEM_SIZE: Final = 128
@@ -95,18 +94,7 @@ class Facts:
                 return self._delivery.payload()
             except Exception as error:
                 raise Unknown(f"the payload cannot be read: {error}") from error
-        payload = self.value("data")
-        if self._is_given(payload):
-            return payload
-        return _json(payload)
-
-    def _is_given(self, payload: Mapping[str, object]) -> bool:
-        """Whether somebody triggered a user's topic with it: then it is what would be published,
-        unless it has the form in which handlers get that."""
-        assert self._delivery, "a constant asks for nothing"
-        if not self._delivery.triggered or is_reserved(self._delivery.topic):
-            return False
-        return "value" not in payload and "payload" not in payload
+        return _json(self.value("data"))
 
 
 _EVENT: Final[Mapping[str, Callable[[Delivery], object]]] = {

@@ -65,6 +65,7 @@ class HookLimits:
     concurrency_max: int = 256
     output_bytes_max: int = 1 * MIB  # kept of a shell handler's output; what follows is read away
     shaping_ms_max: int = 86_400_000  # to wait for more or for calm: a day; a schedule waits longer
+    rate_per_second_max: int = 100_000  # in rates: a cluster starts fewer, so more limits nothing
     breaker_failures_max: int = 1_000
     after_max: int = 16  # handlers that one waits for
     labels_max: int = 32  # of a node, of a selector, of a target
@@ -114,6 +115,7 @@ class HookLimits:
     leader_drain_ms: int = 2_000  # attempts of scope leader go on so long without the leadership
     watch_poll_ms: int = 1_000  # between two looks at the files that handlers are made from
     history_attempts_max: int = 100  # kept per handler and node for `cluster hook history`
+    history_coalesced_max: int = 1_024  # events that newer ones stood for, kept in the same way
 
     # Questions about handlers. A client asks again while it waits; whoever is gone holds no place.
     waits_max: int = 1_024  # `hooks.wait` under way

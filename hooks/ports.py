@@ -77,11 +77,18 @@ class ClusterPort(Protocol):
         """The revision of the newest event that this node has applied."""
 
     @property
+    def entry_version(self) -> int:
+        """Of what versions of entries added, every member of the cluster knows that up to this
+        one, for good."""
+
+    @property
     def log(self) -> Log: ...
 
-    async def submit(self, name: str, arguments: Sequence[object]) -> Any:
+    async def submit(
+        self, name: str, arguments: Sequence[object], *, actor: str | None = None
+    ) -> Any:
         """Apply a replicated operation once; returns its result or a Rejection, after this node
-        has applied it.
+        has applied it. `actor` is whoever wants it; None: the hooks of this node themselves.
 
         It repeats the request under one (client_id, request_seq) until the answer is definite, and
         raises Unavailable when it gives up. Whoever repeats it after that may apply it twice.

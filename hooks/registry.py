@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Never, TypeVar
 
 import trio
 
@@ -148,8 +148,8 @@ class HookContext:
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    pattern: str | None
-    name: str | None
+    pattern: object
+    name: object
     options: dict[str, object]
 
 
@@ -179,19 +179,22 @@ def hook(
     on_failure: str | None = None,
     breaker_failures: int | None = None,
     breaker_open_ms: int | None = None,
+    report_executions: bool | None = None,
     enabled: bool | None = None,
     required: bool | None = None,
+    **unknown: Never,
 ) -> Callable[[_F], _F]:
     """Mark a function, sync or async, as a handler for topics that match `pattern`.
 
     Without a pattern the function only runs when a `[[hooks.handlers]]` table names it. The
     arguments are the keys of that table (docs/hooks.md), and everything is checked when the node
-    starts, by the same rules; what is not given has the table's default.
+    starts, by the same rules; what is not given has the table's default. A misspelt one is told
+    there as well: an error here would take the other functions of the module with it.
     """
     given = dict(locals())
     if callable(pattern):
         raise TypeError("@hook needs its parentheses: @hook() or @hook(PATTERN)")
-    options = {key: given[key] for key in _OPTIONS if given[key] is not None}
+    options = {key: given[key] for key in _OPTIONS if given[key] is not None} | unknown
 
     def mark(function: _F) -> _F:
         setattr(function, _MARK, _Mark(pattern, name, options))
@@ -201,7 +204,9 @@ def hook(
 
 
 _OPTIONS: Final = tuple(
-    parameter for parameter in inspect.signature(hook).parameters if parameter not in _OF_THE_MARK
+    name
+    for name, parameter in inspect.signature(hook).parameters.items()
+    if name not in _OF_THE_MARK and parameter.kind is not inspect.Parameter.VAR_KEYWORD
 )
 
 
@@ -233,7 +238,16 @@ class Registry:
     def add(self, function: Callable[..., Any], where: str = "") -> None:
         """Register a marked function; raises ValueError if another one has its name."""
         mark: _Mark = getattr(function, _MARK)
-        handler_id = mark.name or str(getattr(function, "__name__", type(function).__name__))
+        handler_id = str(getattr(function, "__name__", type(function).__name__))
+        pattern, options = None, mark.options
+        if isinstance(mark.name, str):
+            handler_id = mark.name
+        elif mark.name is not None:
+            options = {**options, "name": mark.name}  # wrong, and told with the other options
+        if isinstance(mark.pattern, str):
+            pattern = mark.pattern
+        elif mark.pattern is not None:
+            options = {**options, "pattern": mark.pattern}
         if self.functions.get(handler_id) is function:
             return
         where = where or f"{function.__module__}:{handler_id}"
@@ -242,7 +256,7 @@ class Registry:
             raise ValueError(f'{where} and {other} both register a handler "{handler_id}"')
         self.functions[handler_id] = function
         self._found[handler_id] = RegisteredFunction(
-            handler_id=handler_id, where=where, pattern=mark.pattern, options=mark.options
+            handler_id=handler_id, where=where, pattern=pattern, options=options
         )
 
     def collect(self, modules: Iterable[ModuleType]) -> "Registry":

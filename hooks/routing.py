@@ -4,7 +4,7 @@ A pure function of the handler's replicated policy, the replicated settings and 
 every node says the same at any time, of events long past too. Deciding code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ class Verdict(StrEnum):
 
     MATCH = "match"
     PATTERN = "pattern"  # the handler's pattern does not match the topic
-    NOT_PUBLISHED = "not_published"  # the cluster routes no events of this topic to handlers
+    NOT_PUBLISHED = "not_published"  # `publish_topics` keeps the topic from handlers
     FILTER = "filter"  # the handler's condition is false
     ERROR = "error"  # the condition could not be evaluated: a failed attempt, never a silent no
 
@@ -67,7 +67,26 @@ def decide_filter(definition: HandlerDefinition, delivery: Delivery) -> Decision
 
 
 def is_published(topic: str, publish_topics: Sequence[str]) -> bool:
-    """Whether events of this topic reach handlers: the setting is for the cluster's own ones."""
+    """Whether events of this topic reach handlers and subscribers: the setting is for the cluster's
+    own ones."""
     if not publish_topics or not is_reserved(topic):
         return True
     return any(compiled(pattern).matches(topic) for pattern in publish_topics)
+
+
+def published(publish_topics: Sequence[str]) -> Callable[[str], bool] | None:
+    """`is_published` for one who asks of each event: a topic is matched once and then remembered,
+    and there are only so many of the cluster's. None: every topic is published."""
+    if not publish_topics:
+        return None
+    known: dict[str, bool] = {}
+
+    def ask(topic: str) -> bool:
+        if not is_reserved(topic):
+            return True
+        answer = known.get(topic)
+        if answer is None:
+            answer = known[topic] = is_published(topic, publish_topics)
+        return answer
+
+    return ask

@@ -44,7 +44,7 @@ class Apply:
         self.run: Run = run or _run_nothing
         # Of the entry in progress. What is new in one may only happen in entries that say so: a
         # release that knows less applies the older ones, too, and must come to the same state.
-        self.version = 2
+        self.version = 3
         self.meta: Meta | None = None  # of the operation in progress
         self.outlines = Outlines()
         # Topics of users and their newest revisions, as far as no row has them yet; inside of

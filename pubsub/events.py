@@ -39,6 +39,7 @@ HOOK_DISABLED: Final = 32
 HOOK_ENABLED: Final = 33
 HOOK_REMOVED: Final = 34
 HOOK_LOAD_FAILED: Final = 35
+HOOK_EXECUTED: Final = 36
 GROUP_EVENT_REPLAYED: Final = 40
 GROUP_EVENT_REDRIVEN: Final = 41
 
@@ -89,6 +90,8 @@ SYSTEM_TOPICS: Final[dict[int, str]] = {
     HOOK_REMOVED: "hooks.hook.removed",
     # [handler, node, problem]
     HOOK_LOAD_FAILED: "hooks.hook.load_failed",
+    # [handler, revision, topic, key | nil, attempts, events, node | nil, duration_ms]
+    HOOK_EXECUTED: "hooks.hook.executed",
     # [group, revision of the event that it gets again]
     GROUP_EVENT_REPLAYED: "hooks.group.event_replayed",
     # [group, revision, topic, data, redrives, wall_ms, meta | nil]: of the event as it was, or as

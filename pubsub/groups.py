@@ -23,7 +23,14 @@ from pubsub.consumer_groups import (
 from pubsub.consumer_groups import group_tables as tables
 from pubsub.consumer_groups.assignment import Partition
 from pubsub.consumer_groups.checkpoint import checkpoint
-from pubsub.consumer_groups.group_control import pause, protect, resume, skip
+from pubsub.consumer_groups.group_control import (
+    hold,
+    pause,
+    protect,
+    release,
+    resume,
+    skip,
+)
 from pubsub.consumer_groups.group_settings import Settings, protected_floors
 from pubsub.consumer_groups.group_tables import Group, is_count, malformed, unknown_group
 from pubsub.consumer_groups.membership import (
@@ -53,6 +60,7 @@ __all__ = [
     "discard",
     "expire",
     "floor_min",
+    "hold",
     "is_completed",
     "join",
     "keepalive",
@@ -64,6 +72,7 @@ __all__ = [
     "protect",
     "protected_floors",
     "rebalance",
+    "release",
     "remove",
     "resume",
     "seek",
@@ -96,7 +105,7 @@ class Assignment(NamedTuple):
     token: int
     floor: int
     releasing: bool  # drain, then checkpoint with release: another member is waiting for it
-    paused: bool = False  # start nothing new of this group
+    paused: bool = False  # start nothing new of this group: it is paused, or held
 
 
 def define(
@@ -248,6 +257,7 @@ def describe(connection: apsw.Connection, group: str) -> dict[str, Any] | None:
         "mode": settings.mode,
         "settings": group_settings.describe(settings),
         "paused": group_settings.is_paused(connection, row.id),
+        "held": group_settings.is_held(connection, row.id),
         "token": row.token,
         "completed": row.completed,
         "dead": row.dead,
@@ -281,7 +291,7 @@ def assignments(connection: apsw.Connection, member: str) -> list[Assignment]:
     """What `member` owns in all groups, by group name and partition."""
     rows = connection.execute(
         "SELECT name, partition, p.token, floor, next_owner IS NOT NULL,"
-        " EXISTS (SELECT 1 FROM group_pauses AS x WHERE x.group_id = m.group_id)"
+        f" {group_settings.stands_still('m.group_id')}"
         " FROM group_members AS m JOIN consumer_groups AS g ON g.id = m.group_id"
         " JOIN group_partitions AS p ON p.group_id = m.group_id AND p.owner = m.member"
         " WHERE m.member = ? ORDER BY name, partition",

@@ -95,6 +95,7 @@ COMPLETIONS_MAX: Final = 4_096  # completed events above the floor of one partit
 CHECKPOINT_EFFECTS_MAX: Final = 1_000  # as many as the operations of a batch
 EFFECT_OPERATIONS_MAX: Final = 1_000
 SKIPPED_MAX: Final = 10_000  # events given up without dead letters: as many as with them
+EXECUTED_MAX: Final = 512  # attempts that are told: each looks its event up, 10 to 40 us
 EFFECT_HOPS_MAX: Final = 16  # event -> effect -> event ...: a handler that writes what it watches
 DEAD_LETTERS_MAX: Final = 10_000  # per group; a full list stops the group and loses nothing
 ERROR_BYTES_MAX: Final = 4_096  # of the error text kept with a dead letter

@@ -6,6 +6,7 @@ arithmetic that it misses none. It is at least once over reconnects: a reader re
 revision that it has dealt with.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from pubsub.events import Event
@@ -65,11 +66,18 @@ class Subscription:
         """Allow `credits` more events; what exceeds the limit is not added."""
         self.credits = min(CREDITS_MAX, self.credits + max(0, credits))
 
-    def pump(self, source: EventSource, limit: int, bytes_max: int = READ_BYTES_MAX) -> Pumped:
+    def pump(
+        self,
+        source: EventSource,
+        limit: int,
+        bytes_max: int = READ_BYTES_MAX,
+        is_published: Callable[[str], bool] | None = None,
+    ) -> Pumped:
         """Look at up to `limit` events and return those that match, as far as credits go.
 
         The bound is on events looked at and not on those that match, so that a subscription to a
-        rare topic takes no more of a node's time than any other.
+        rare topic takes no more of a node's time than any other. A topic that is not published is
+        as one that does not match: it takes no number and no credit.
         """
         first_number = self.delivered + 1
         if self._compacted is not None or self.credits == 0:
@@ -81,6 +89,8 @@ class Subscription:
             if self._compacted is not None:
                 return Pumped(first_number, [], None, self._compacted, False)
         matches = self.pattern.matches
+        if is_published is not None:
+            matches = _both(matches, is_published)
         events: list[Event] = []
         left = self.credits
         for event in found:
@@ -106,3 +116,7 @@ class Subscription:
             return None
         self._told = reached
         return reached
+
+
+def _both(one: Callable[[str], bool], other: Callable[[str], bool]) -> Callable[[str], bool]:
+    return lambda topic: one(topic) and other(topic)

@@ -109,7 +109,7 @@ EXCEPTIONS = {
 RAFT_KNOWS = ("cluster.errors", "cluster.net", "cluster.operations", "cluster.security.tls")
 
 # Who may look at the environment: the entry points, which hand it on.
-READS_ENVIRONMENT = ("cluster/cli/", "cluster/node.py")
+READS_ENVIRONMENT = ("cluster/cli/", "cluster/daemon.py")
 
 
 def _sources(*packages: str) -> list[Path]:

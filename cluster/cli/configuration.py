@@ -1,7 +1,6 @@
 """`cluster config check`: everything that is wrong with a node's file, before a node is started."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +11,11 @@ from cluster.cli.outcome import Exit
 from cluster.cli.output import Output
 from cluster.cli.session import AsJson, finish
 from cluster.config import ConfigError, NodeConfig, load
+from cluster.config.validate import validate_hooks
 from cluster.security.certs import CertificateError
 from cluster.security.tls import server_context
+from hooks.configuration.discovery import read_directory
+from hooks.handlers.shell import missing
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +28,8 @@ def register(app: typer.Typer) -> None:
 def _check(
     file: Annotated[Path, typer.Argument(help="A node's TOML file.")],
     files: Annotated[
-        bool, typer.Option("--files", help="Also check the files that it names, here.")
+        bool,
+        typer.Option("--files", help="Also check the files, folders and modules that it names."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -41,7 +44,8 @@ def _check(
         except ConfigError as error:
             problems = [str(problem) for problem in error.problems]
         if config and files:
-            problems = [f"{file}: {problem}" for problem in missing_files(config)]
+            problems = [str(problem) for problem in validate_hooks(file, config, os.environ)]
+            problems += [f"{file}: {problem}" for problem in missing_files(config)]
         if config and not problems:
             sentence = f"{file}: ok (node {config.node.name}, {_start(config)})"
             out.say(sentence, {"file": str(file), "problems": []})
@@ -64,13 +68,11 @@ def missing_files(config: NodeConfig) -> Iterator[str]:
             server_context(tls.ca, tls.certificate, tls.key)
         except CertificateError as error:
             yield f"tls: {error}"
-    for handler in config.hooks.handlers:
-        where = f"handler {handler.name}"
-        if handler.working_dir and not Path(handler.working_dir).is_dir():
-            yield f"{where}: working_dir {handler.working_dir} is no directory"
-        program = "sh" if handler.shell else handler.command[0] if handler.command else None
-        if program and not shutil.which(program, path=None):
-            yield f"{where}: there is no program {program}"
+    tables = read_directory(config.hooks.directory, config.limits.hooks).tables
+    found = [candidate.handler for table in tables for candidate in table.handlers]
+    for handler in (*config.hooks.handlers, *found):
+        if reason := missing(handler, os.environ):
+            yield f"handler {handler.name}: {reason}"
 
 
 def _start(config: NodeConfig) -> str:

@@ -14,6 +14,7 @@ import typer
 from cluster.cli.events import event_line
 from cluster.cli.kv import value_bytes
 from cluster.cli.outcome import Failure
+from cluster.cli.output import Brief
 from cluster.cli.session import Cli, online
 from cluster.cli.transfer import written
 from cluster.client import Client
@@ -26,7 +27,6 @@ COLUMNS = (
     "revision", "topic", "key", "original", "attempts", "redrives", "died", "error",
 )  # fmt: skip
 LIST_DEFAULT = 100
-ERROR_CHARACTERS_MAX = 100  # on a line; `show` and --json have all of it
 PER_REQUEST = 100  # letters that one redrive or purge names
 
 GroupArgument = Annotated[
@@ -252,7 +252,6 @@ def _user_data(group: str, letter: dict[str, Any], event: Event | None) -> tuple
 
 def _row(letter: dict[str, Any]) -> list[object]:
     died = datetime.fromtimestamp(letter["wall_ms"] / 1000).isoformat(" ", "seconds")
-    error = letter["error"].partition("\n")[0][:ERROR_CHARACTERS_MAX]
     original = letter["original_revision"]
     return [
         letter["revision"],
@@ -262,5 +261,5 @@ def _row(letter: dict[str, Any]) -> list[object]:
         letter["attempts"],
         letter["redrives"],
         died,
-        error,
+        Brief(letter["error"]),
     ]

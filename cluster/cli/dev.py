@@ -1,7 +1,6 @@
 """`cluster dev`: a real three-node cluster on this machine, in one command."""
 
 import os
-import shutil
 import signal
 import ssl
 from collections.abc import AsyncIterator
@@ -67,9 +66,7 @@ def _dev(
                 f"`cluster dev` runs already (process {running.pid}, data in {running.data})",
                 hint=f"Use it, or stop it: kill {running.pid}",
             )
-        if fresh:
-            _delete(data)
-        nodes = prepare(data.absolute(), tls=tls, hooks=hooks)
+        nodes = prepare(data.absolute(), tls=tls, hooks=hooks, fresh=fresh)
         cluster = _describe(nodes, data.absolute())
         if command:
             raise typer.Exit(trio.run(_run_command, out, nodes, cluster, command))
@@ -239,12 +236,3 @@ def _tls(cluster: DevCluster) -> ssl.SSLContext | None:
     if cluster.ca is None or cluster.certificate is None or cluster.key is None:
         return None
     return client_context(Path(cluster.ca), Path(cluster.certificate), Path(cluster.key))
-
-
-def _delete(data: Path) -> None:
-    """Delete an earlier run's folder; only one that has the files of one."""
-    if not data.exists():
-        return
-    if not (data / "a.toml").exists():
-        raise Failure(f"{data} is no folder of `cluster dev`: not deleted")
-    shutil.rmtree(data)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import trio
 
 from cluster.cli.outcome import Exit, Failure
 from cluster.config import Address, NodeConfig, load
+from cluster.config.load import ANY_NODE
 from cluster.security.certs import LEAF_DAYS_DEFAULT, Kind, create_authority, issue
 
 NAMES: Final = ("a", "b", "c")
@@ -100,24 +102,32 @@ async def is_ready(address: Address) -> bool:
     return False
 
 
-def prepare(data: Path, *, tls: bool, hooks: Path | None) -> list[DevNode]:
-    """The nodes under `data`: those of last time, with their ports, or new ones."""
-    data.mkdir(parents=True, exist_ok=True)
+def prepare(data: Path, *, tls: bool, hooks: Path | None, fresh: bool = False) -> list[DevNode]:
+    """The nodes under `data`: those of last time, with their ports, or new ones. Nothing is deleted
+    or written before everything that will stand in their files is known to be right."""
     files = {name: data / f"{name}.toml" for name in NAMES}
-    if not all(file.exists() for file in files.values()):
-        if tls:
-            _make_certificates(data / "certs")
-        ports = _choose_ports()
-        for name, file in files.items():
-            file.write_text(_node_file(name, ports, tls=tls))
+    is_new = fresh or not all(file.exists() for file in files.values())
+    ports = _choose_ports() if is_new else {}
+    texts = {
+        name: _node_file(name, ports, tls=tls) if is_new else file.read_text()
+        for name, file in files.items()
+    }
     if hooks is not None:
-        text = _hooks_section(hooks)
-        for file in files.values():
-            own, _, _ = file.read_text().partition(_HOOKS_MARK)
-            file.write_text(f"{own}{_HOOKS_MARK}{text}")
+        section = _hooks_section(hooks)
+        for name, text in texts.items():
+            own, _, _ = text.partition(_HOOKS_MARK)
+            texts[name] = f"{own}{_HOOKS_MARK}{section}"
     nodes = [
-        DevNode(name=name, file=file, config=load(file, os.environ)) for name, file in files.items()
+        DevNode(name=name, file=file, config=load(file, os.environ, text=texts[name]))
+        for name, file in files.items()
     ]
+    if fresh:
+        _delete(data)
+    data.mkdir(parents=True, exist_ok=True)
+    if is_new and tls:
+        _make_certificates(data / "certs")
+    for node in nodes:
+        node.file.write_text(texts[node.name])
     for node in nodes:
         listen = node.config.listen
         for address in (listen.client, listen.peer, listen.http):
@@ -130,14 +140,17 @@ def prepare(data: Path, *, tls: bool, hooks: Path | None) -> list[DevNode]:
 
 
 def _hooks_section(hooks: Path) -> str:
-    """What --hooks names, as a part of a node's file: a file's text, or a folder by its name."""
+    """What --hooks names, as a part of a node's file: a file's text, or a folder by its name.
+    What is wrong in it is told with the lines of that file."""
     if hooks.is_dir():
         return f"[hooks]\ndirectory = {json.dumps(str(hooks.absolute()))}\n"
     try:
-        return hooks.read_text()
+        text = hooks.read_text()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise Failure(f"--hooks {hooks}: {reason}", code=Exit.USAGE) from None
+    load(hooks, os.environ, ANY_NODE, text)
+    return text
 
 
 _HOOKS_MARK: Final = "\n# From --hooks:\n"
@@ -173,6 +186,15 @@ certificate = "certs/{name}.crt"
 key = "certs/{name}.key"
 """
     return text
+
+
+def _delete(data: Path) -> None:
+    """Delete an earlier run's folder; only one that has the files of one."""
+    if not data.exists():
+        return
+    if not (data / "a.toml").exists():
+        raise Failure(f"{data} is no folder of `cluster dev`: not deleted")
+    shutil.rmtree(data)
 
 
 def _make_certificates(directory: Path) -> None:

@@ -177,8 +177,7 @@ async def _handlers(cli: Cli) -> list[Finding]:
 def handlers(rows: list[dict[str, Any]], settings: dict[str, Any]) -> Iterator[Finding]:
     """What does not run as its files say, and what waits for somebody."""
     for item in settings["load_problems"]:
-        text = f"{item['node']}: {item['name']}: {item['problem']}"
-        yield Finding("handlers", "problem", text, "cluster hook validate PATH")
+        yield Finding("handlers", "problem", load_problem(item), "cluster hook validate PATH")
     for item in settings["differing"]:
         text = f"the file of {item['node']} says {item['name']} = {item['value']}"
         yield Finding(
@@ -197,8 +196,14 @@ def handlers(rows: list[dict[str, Any]], settings: dict[str, Any]) -> Iterator[F
         if row["dead_letters_held"]:
             text = f"{name}: {row['dead_letters_held']} dead letters"
             yield Finding("handlers", "warning", text, f"cluster dlq list hook.{name}")
-    if rows and not any(row["problem"] for row in rows):
+    if rows and not settings["load_problems"] and not any(row["problem"] for row in rows):
         yield Finding("handlers", "ok", f"{len(rows)} handlers, none with a problem")
+
+
+def load_problem(item: dict[str, Any]) -> str:
+    """What a node could not load, and why; the reason may begin with the name."""
+    name, problem = item["name"], item["problem"]
+    return f"{item['node']}: {problem if problem.startswith(name) else f'{name}: {problem}'}"
 
 
 def _scan(endpoint: str, answer: Any) -> Finding:

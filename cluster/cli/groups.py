@@ -5,18 +5,19 @@ from typing import Annotated, Any
 import typer
 
 from cluster.cli.events import show_event
+from cluster.cli.names import GroupName
 from cluster.cli.patterns import check_pattern, note_silent
 from cluster.cli.session import Cli, online
 from cluster.cli.start import START_HELP, parse_start
+from hooks.configuration.definition import handler_of
 from pubsub.limits import PARTITIONS_MAX, READ_ROWS_MAX
 from pubsub.topics import validate_name
 
 COLUMNS = (
     "group", "mode", "pattern", "members", "lag", "in_hand", "completed", "dead_letters", "paused",
+    "held",
 )  # fmt: skip
 MODES = ("partitioned", "competing")
-
-Name = Annotated[str, typer.Argument(help="The group's name.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +37,7 @@ def register(app: typer.Typer) -> None:
 
 async def _create(
     cli: Cli,
-    name: Name,
+    name: GroupName,
     pattern: Annotated[str, typer.Argument(help='"*" is one segment, ">" one or more.')],
     mode: Annotated[
         str,
@@ -113,7 +114,7 @@ async def _list(cli: Cli) -> None:
         cli.out.note("no group is defined: `cluster group create NAME PATTERN` defines one")
 
 
-async def _describe(cli: Cli, name: Name) -> None:
+async def _describe(cli: Cli, name: GroupName) -> None:
     """Everything about one group: options, members, partitions, leases."""
     async with cli.client() as client:
         group = await client.group(name).describe()
@@ -136,11 +137,13 @@ async def _describe(cli: Cli, name: Name) -> None:
                 cli.out.table(tuple(rows[0]), [list(each.values()) for each in rows])
 
     cli.out.show(row | group, people)
+    if group["held"]:
+        cli.out.note(f"held: its handler is disabled; {_enabling(name)} lets it go on")
 
 
 async def _consume(
     cli: Cli,
-    name: Name,
+    name: GroupName,
     member: Annotated[
         str | None, typer.Option("--member", help="Take over from a process of that name.")
     ] = None,
@@ -153,7 +156,8 @@ async def _consume(
     seen = 0
     async with cli.client() as client:
         cluster_id = (await client.status())["cluster_id"]
-        if (await client.group(name).describe())["paused"]:
+        group = await client.group(name).describe()
+        if group["paused"]:
             cli.out.note(f"{name} is paused: `cluster group resume {name}` lets it go on")
         wanted = prefetch or (min(count, 1000) + 1 if count else None)
         async with client.group(name).consume(member, prefetch=wanted) as deliveries:
@@ -168,22 +172,28 @@ async def _consume(
                     return
 
 
-async def _pause(cli: Cli, name: Name) -> None:
+async def _pause(cli: Cli, name: GroupName) -> None:
     """Hand out nothing until `resume`; what is in hand can still be acked."""
     async with cli.client() as client:
         await client.group(name).pause()
     cli.out.say(f"{name} is paused", {"group": name, "paused": True})
 
 
-async def _resume(cli: Cli, name: Name) -> None:
+async def _resume(cli: Cli, name: GroupName) -> None:
     """Hand out events again."""
     async with cli.client() as client:
+        is_held = (await client.group(name).describe())["held"]
         await client.group(name).resume()
-    cli.out.say(f"{name} goes on", {"group": name, "paused": False})
+    cli.out.say(
+        f"{name} is no longer paused" if is_held else f"{name} goes on",
+        {"group": name, "paused": False, "held": is_held},
+    )
+    if is_held:
+        cli.out.note(f"it still waits: its handler is disabled; {_enabling(name)} lets it go on")
 
 
 async def _seek(
-    cli: Cli, name: Name, start: Annotated[str, typer.Argument(help=START_HELP)]
+    cli: Cli, name: GroupName, start: Annotated[str, typer.Argument(help=START_HELP)]
 ) -> None:
     """Go to another place of the log; what the members have in hand is void."""
     async with cli.client() as client:
@@ -192,7 +202,7 @@ async def _seek(
 
 
 async def _skip(
-    cli: Cli, name: Name, revision: Annotated[int, typer.Argument(min=1, help="Of the event.")]
+    cli: Cli, name: GroupName, revision: Annotated[int, typer.Argument(min=1, help="Of the event.")]
 ) -> None:
     """Complete one event without handling it, so that the group gets past it."""
     async with cli.client() as client:
@@ -201,7 +211,7 @@ async def _skip(
     cli.out.say(f"event {revision} {words}", {"group": name, "skipped": bool(skipped)})
 
 
-async def _delete(cli: Cli, name: Name) -> None:
+async def _delete(cli: Cli, name: GroupName) -> None:
     """Forget a group with all that it holds; it lets go of retention."""
     async with cli.client() as client:
         await client.group(name).delete()
@@ -222,7 +232,12 @@ def summary(group: dict[str, Any], revision: int) -> dict[str, Any]:
         "completed": group["completed"],
         "dead_letters": group["dead_held"],
         "paused": group["paused"],
+        "held": group["held"],
     }
+
+
+def _enabling(group: str) -> str:
+    return f"`cluster hook enable {handler_of(group)}`"
 
 
 def _numbers(text: str) -> list[int]:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
+from cluster.cli.output import Brief
 from cluster.cli.session import Cli
 
-ATTEMPT_COLUMNS = ("started", "node", "revision", "attempt", "outcome", "ms", "error")
-TEXT_CHARACTERS_MAX = 100  # on a line; --json has all of it
-
-Name = Annotated[str, typer.Argument(help="The handler's name.")]
+# The revision of a batch is that of its newest event.
+ATTEMPT_COLUMNS = ("started", "node", "revision", "events", "attempt", "outcome", "ms", "error")
 
 
 def attempt_row(attempt: dict[str, Any]) -> list[object]:
@@ -24,10 +21,11 @@ def attempt_row(attempt: dict[str, Any]) -> list[object]:
         else datetime.fromtimestamp(started / 1000).isoformat(" ", "milliseconds"),
         attempt.get("node"),
         attempt.get("revision"),
+        attempt.get("events"),
         attempt.get("attempt"),
         attempt.get("outcome"),
         attempt.get("duration_ms"),
-        first_line(attempt["error"]) if attempt.get("error") else None,
+        Brief(attempt.get("error")),
     ]
 
 
@@ -36,8 +34,3 @@ def note_silent(cli: Cli, answers: list[Any], reached: list[Any], what: str) -> 
     if len(reached) < len(answers):
         silent = len(answers) - len(reached)
         cli.out.note(f"{silent} of {len(answers)} nodes did not answer: {what}", style="yellow")
-
-
-def first_line(text: str) -> str:
-    """As much of a text as a table has room for."""
-    return text.partition("\n")[0][:TEXT_CHARACTERS_MAX]

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from cluster.cli.event_store import cluster_id_of, parse_identifier
-from cluster.cli.hook_attempts import ATTEMPT_COLUMNS, attempt_row, first_line, note_silent
+from cluster.cli.hook_attempts import ATTEMPT_COLUMNS, attempt_row, note_silent
 from cluster.cli.members import ask_all
+from cluster.cli.output import Brief
 from cluster.cli.session import Cli, online
 from cluster.errors import Rejected, TremulaError
-from hooks.control.explain import merge
+from hooks.control.explain import Stage, merge
 from hooks.routing import Verdict
 
 
@@ -76,6 +77,8 @@ def _show_explained(cli: Cli, shown: dict[str, Any], *, whole: bool) -> None:
     if not rows:
         cli.out.note("the cluster has no handlers")
         return
+    if any(row["stage"] == Stage.DEPENDS for row in rows):
+        cli.out.note("--payload and --key say what it depends on")
     cli.out.line("")
     several = len({row["handler"] for row in rows}) < len(rows)
     columns = ("handler", *(["group"] if several else []), "stage", "node", "attempt", "because")
@@ -98,19 +101,21 @@ def _payload(topic: str, text: str | None) -> dict[str, Any]:
     return {"payload": json_value(text)}
 
 
-def json_value(text: str) -> Any:
+def json_value(text: str | bytes) -> Any:
     """JSON that somebody typed."""
     try:
         return json.loads(text)
     except ValueError as error:
         raise typer.BadParameter(f"the payload is not JSON: {error}") from None
+    except RecursionError:
+        raise typer.BadParameter("the payload is nested too deep") from None
 
 
 def _cell(row: dict[str, Any], column: str) -> object:
     if column == "node":
         return row.get("owner")
     if column == "because":
-        return _because(row)
+        return Brief(_because(row))
     return row.get(column)
 
 
@@ -120,8 +125,10 @@ def _because(row: dict[str, Any]) -> str | None:
         text = f"{text or 'it is due'}; due in {row['due_in_ms'] / 1000:g} s"
     if row.get("coalesced"):
         text = f"{text or ''} (stands for {row['coalesced']} earlier ones)".lstrip()
-    return None if text is None else first_line(text)
+    return text
 
 
 def _truth(said: object) -> str:
+    if said is None:
+        return "depends"
     return str(said).lower() if isinstance(said, bool) else f"error: {said}"

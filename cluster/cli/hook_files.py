@@ -56,6 +56,8 @@ def _events(
     def run() -> None:
         matches = check_pattern(pattern).matches
         types = [each for each in CATALOGUE.values() if matches(each.topic)]
+        if not types:
+            raise typer.BadParameter(f'no event type of the cluster matches "{pattern}"')
         known = document()
         known["events"] = [each for each in known["events"] if matches(each["topic"])]
 

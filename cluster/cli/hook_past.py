@@ -10,15 +10,14 @@ import typer
 
 from cluster.cli.hook_attempts import (
     ATTEMPT_COLUMNS,
-    Name,
     attempt_row,
-    first_line,
     note_silent,
 )
 from cluster.cli.members import ask_all
+from cluster.cli.names import HandlerName
 from cluster.cli.outcome import Exit, Failure
-from cluster.cli.output import cell
-from cluster.cli.replays import revision_at, until_ended
+from cluster.cli.output import Brief, cell
+from cluster.cli.replays import EARLIEST, MAY_BE_GONE, check_kept, revision_at, until_ended
 from cluster.cli.session import Cli, online
 from cluster.client import Client
 from cluster.errors import Rejected, TremulaError
@@ -44,7 +43,7 @@ def register(hook: typer.Typer) -> None:
 
 async def _test(
     cli: Cli,
-    name: Name,
+    name: HandlerName,
     against: Annotated[str, typer.Option("--against", metavar="FROM..TO", help=RANGE_HELP)],
     run: Annotated[
         bool,
@@ -60,6 +59,7 @@ async def _test(
     total: dict[str, Any] = {
         "handler": name,
         "examined": 0,
+        "replayed": 0,
         "matches": [],
         "errors": [],
         "runs": [],
@@ -84,6 +84,7 @@ async def _test(
             total |= {"node": page["node"], "from": first, "to": page["to"]}
             last = page["to"]
             total["examined"] += page["examined"]
+            total["replayed"] += page.get("replayed", 0)  # an older node tells nothing of them
             counts.update(page["counts"])
             for found in ("matches", "errors", "runs"):
                 total[found] = [*total[found], *page[found]][:limit]
@@ -109,6 +110,7 @@ def _show_tested(cli: Cli, total: dict[str, Any], *, run: bool) -> None:
             ("its pattern is for others", counts["pattern"]),
             ("not let through by publish_topics", counts["not_published"]),
             ("its condition is false", counts["filter"]),
+            ("passed over: an earlier one, handed out again", total["replayed"]),
         ]
     )
     columns = ("revision", "topic", "key")
@@ -123,7 +125,8 @@ def _show_tested(cli: Cli, total: dict[str, Any], *, run: bool) -> None:
         cli.out.table(ran, [_row(each, *ran) for each in total["runs"]])
         for each in total["runs"]:
             for effect, arguments in each["effects"]:
-                cli.out.line(f"  {each['revision']}: would {effect} {_shown(arguments)}")
+                told = _shown(arguments, whole=not cli.out.people)
+                cli.out.line(f"  {each['revision']}: would {effect} {told}")
         if total["next_revision"] is not None:
             cli.out.note(f"stopped before revision {total['next_revision']}: --limit allows more")
     elif total["matches"]:
@@ -164,7 +167,7 @@ async def _with_code(cli: Cli, name: str) -> list[tuple[str, int]]:
     )
 
 
-async def _history(cli: Cli, name: Name, limit: Limit = SHOWN_DEFAULT) -> None:
+async def _history(cli: Cli, name: HandlerName, limit: Limit = SHOWN_DEFAULT) -> None:
     """The attempts at events that the nodes remember, the newest first."""
     answers = await ask_all(cli, "hooks.history", [name, limit])
     reached = [answer for answer in answers if not isinstance(answer, TremulaError)]
@@ -186,7 +189,7 @@ async def _history(cli: Cli, name: Name, limit: Limit = SHOWN_DEFAULT) -> None:
 
 async def _replay(
     cli: Cli,
-    name: Name,
+    name: HandlerName,
     place: Annotated[str, typer.Argument(metavar="FROM..TO", help=RANGE_HELP)],
     rate: Annotated[
         int | None, typer.Option("--rate", min=1, help="Events per second; default: no limit.")
@@ -203,6 +206,8 @@ async def _replay(
         if not groups:
             raise Failure(f"no node has taken up handler {name} yet")
         first, last = await _range(client, place)
+        start = place.partition("..")[0] or EARLIEST
+        await check_kept(cli, client, groups[0], start, (first, last), key=key)
         for group in groups:
             replay_id = await client.request("replay.start", [group, first, last, options])
             replays.append({"id": replay_id, "group": group})
@@ -218,10 +223,10 @@ async def _range(client: Client, text: str) -> tuple[int, int | None]:
     first, dots, last = text.partition("..")
     if not dots:
         raise typer.BadParameter(f"{RANGE_HELP} Got {text!r}")
-    begin = await revision_at(client, first or "earliest", "FROM")
+    begin = await revision_at(client, first or EARLIEST, "FROM")
     end = await revision_at(client, last, "TO", before=True) if last else None
     if end is not None and end < begin:
-        raise typer.BadParameter(f"there is nothing between {first} and {last}")
+        raise Failure(f"there is nothing between {first} and {last}", hint=MAY_BE_GONE)
     return begin, end
 
 
@@ -231,12 +236,13 @@ def _patience_ms(cli: Cli, run: bool) -> int:
 
 
 def _row(each: dict[str, Any], *columns: str) -> list[object]:
-    found = [each.get(column) for column in columns]
-    return [first_line(value) if isinstance(value, str) else value for value in found]
+    return [
+        Brief(each.get(column)) if column == "error" else each.get(column) for column in columns
+    ]
 
 
-def _shown(arguments: list[Any]) -> str:
+def _shown(arguments: list[Any], *, whole: bool) -> str:
     kept = list(arguments)
     while kept and kept[-1] is None:
         kept.pop()
-    return " ".join(cell(argument) for argument in kept)
+    return " ".join(cell(argument, whole=whole) for argument in kept)

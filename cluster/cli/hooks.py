@@ -1,18 +1,21 @@
 """`cluster hook ...`: the handlers of the cluster, what they did, and how to make one run."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cluster.cli import hook_capture, hook_explain, hook_files, hook_past, hook_switches
-from cluster.cli.hook_attempts import Name, note_silent
+from cluster.cli.hook_attempts import note_silent
+from cluster.cli.kv import value_bytes
 from cluster.cli.members import ask_all
-from cluster.cli.outcome import Failure
+from cluster.cli.names import HandlerName
 from cluster.cli.session import Cli, online
+from cluster.cli.topics import content_type_of
 from cluster.errors import Rejected, TremulaError
 from hooks.configuration.definition import HandlerDefinition, HandlerType
-from pubsub.topics import Pattern
+from pubsub.topics import Pattern, is_reserved, validate_topic
 
 LIST_COLUMNS = (
     "handler", "type", "pattern", "state", "members", "lag", "completed", "dead_letters", "problem",
@@ -70,7 +73,7 @@ async def _list(cli: Cli) -> None:
         cli.out.note("no node has a handler: [[hooks.handlers]] in its file defines one")
 
 
-async def _info(cli: Cli, name: Name) -> None:
+async def _info(cli: Cli, name: HandlerName) -> None:
     """Everything about one handler: definition, partitions, dead letters."""
     async with cli.client() as client:
         handler = await client.hooks.info(name)
@@ -116,16 +119,30 @@ async def _metrics(
 
 async def _trigger(
     cli: Cli,
-    topic: Annotated[str, typer.Argument(help="Like hooks.kv.write_committed.")],
-    payload: Annotated[str, typer.Argument(help="JSON that the handlers get.")] = "{}",
+    topic: Annotated[str, typer.Argument(help="Like orders.created, or hooks.kv.write_committed.")],
+    payload: Annotated[
+        str | None, typer.Argument(help="As of `pub`; for the cluster's own topics JSON.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="Payload from a file.")] = None,
     key: Annotated[str | None, typer.Option("--key", help="The event's key.")] = None,
+    content_type: Annotated[
+        str | None, typer.Option("--content-type", help="As of `pub`; for topics of users.")
+    ] = None,
 ) -> None:
     """Run the handlers that match a topic, once in the cluster, on an event made by hand."""
-    value = hook_explain.json_value(payload)
+    if problem := validate_topic(topic):
+        raise typer.BadParameter(problem)
+    given = payload if payload is not None or file else ""
+    data = value_bytes(given, file)
+    if not is_reserved(topic):
+        content_type = content_type or content_type_of(data)
+    elif content_type is not None:
+        raise typer.BadParameter(f"--content-type: a payload of {topic} is JSON")
+    else:
+        data = data or b"{}"
+        hook_explain.json_value(data)
     async with cli.client() as client:
-        result = await client.hooks.trigger(topic, value, key=key)
-    if not result["handlers"]:
-        raise Failure(f'no handler matches "{topic}"', hint="`cluster hook list` shows patterns.")
+        result = await client.hooks.trigger(topic, data, key=key, content_type=content_type)
     cli.out.say(f"revision {result['revision']}: {', '.join(result['handlers'])}", result)
 
 

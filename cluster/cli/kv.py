@@ -12,7 +12,7 @@ from cluster.cli import transfer
 from cluster.cli.events import show_event
 from cluster.cli.handled import WaitFor, check_handlers, finish_write
 from cluster.cli.outcome import Failure
-from cluster.cli.output import readable, value_fields
+from cluster.cli.output import Brief, value_fields
 from cluster.cli.session import Cli, online
 from cluster.cli.start import START_HELP, parse_start
 from cluster.client import Client, Entry
@@ -120,7 +120,7 @@ async def _list(
             columns,
             (
                 (entry.key, entry.mod_revision, entry.version)
-                + (() if entry.value is None else (readable(entry.value, characters_max=60),))
+                + (() if entry.value is None else (Brief(entry.value, 60),))
                 for entry in entries
             ),
         )

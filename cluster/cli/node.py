@@ -54,7 +54,7 @@ def _start(config: Config) -> None:
     """Start a node from its file and run it until SIGTERM or Ctrl-C, which hand over cleanly."""
 
     def run() -> None:
-        from cluster.node import run as run_node  # only this command needs the whole node
+        from cluster.daemon import run as run_node  # only this command needs the whole node
 
         for conflict in conflicts(packages_distributions()):
             raise Failure(str(conflict), code=Exit.USAGE)

@@ -35,15 +35,30 @@ class Exit(IntEnum):
 
 
 class Failure(Exception):
-    """A command cannot go on: what is wrong, what to do next, and the exit code."""
+    """A command cannot go on: what is wrong, what to do next, the exit code, and for programs the
+    word to branch on (docs/errors.md)."""
 
-    def __init__(self, message: str, *, hint: str = "", code: Exit = Exit.DEFINITE_ERROR) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        code: Exit = Exit.DEFINITE_ERROR,
+        word: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.code = code
+        self.word = word or _WORDS[code]
 
 
+_WORDS = {
+    Exit.DEFINITE_ERROR: "failed",
+    Exit.USAGE: "usage",
+    Exit.UNKNOWN_OUTCOME: "unknown_outcome",
+    Exit.UNAVAILABLE: "unavailable",
+}
 _UNAVAILABLE = (NoLeader, NotLeader, Overloaded, Stopping, Unreachable)
 
 
@@ -52,27 +67,32 @@ def failure_of(error: BaseException) -> Failure | None:
     if isinstance(error, Failure):
         return error
     if isinstance(error, ConfigError):
-        return Failure(str(error), code=Exit.USAGE)
+        return Failure(str(error), code=Exit.USAGE, word="configuration")
     if isinstance(error, CertificateError):
-        return Failure(str(error), code=Exit.USAGE)
+        return Failure(str(error), code=Exit.USAGE, word="certificate")
     if isinstance(error, TremulaError):
         code = Exit.DEFINITE_ERROR
         if isinstance(error, OutcomeUnknown):
             code = Exit.UNKNOWN_OUTCOME
         elif isinstance(error, _UNAVAILABLE):
             code = Exit.UNAVAILABLE
-        return Failure(error.message(), hint=_hint(error), code=code)
+        return Failure(error.message(), hint=_hint(error), code=code, word=error.code)
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        # That is how Python hands over the bytes of an argument that are none.
+        return Failure("an argument is not valid UTF-8", code=Exit.USAGE)
     return None
 
 
-def report(failure: Failure, out: Output, error: BaseException | None = None) -> None:
+def report(failure: Failure, out: Output) -> None:
     """Print a failure to standard error, as a sentence or as JSON."""
     if out.as_json:
-        facts = {"error": failure.message, "exit": int(failure.code), "outcome": "did not happen"}
-        if failure.code is Exit.UNKNOWN_OUTCOME:
-            facts["outcome"] = "unknown"
-        if isinstance(error, TremulaError):
-            facts["code"] = error.code
+        is_unknown = failure.code is Exit.UNKNOWN_OUTCOME
+        facts = {
+            "error": failure.message,
+            "code": failure.word,
+            "exit": int(failure.code),
+            "outcome": "unknown" if is_unknown else "did not happen",
+        }
         if failure.hint:
             facts["hint"] = failure.hint
         out.json_note(facts)
@@ -103,5 +123,6 @@ def _hint(error: TremulaError) -> str:
 _REJECTED = {
     "revision_mismatch": "Somebody else wrote in between: read it and decide again.",
     "reserved_topic": 'Topics under "hooks." belong to the cluster; choose another one.',
+    "no_handler": "`cluster hook list` shows the handlers and their patterns.",
     "session_expired": "The session was idle too long; run the command again.",
 }

@@ -2,18 +2,29 @@
 
 Results go to standard output, everything else to standard error. With `--json` a result is one JSON
 value, a stream one value on each line. A table that does not go to a terminal is tab-separated and
-never cut, so that a pipe gets whole keys.
+nothing in it is cut: a pipe gets whole keys, values and errors.
 """
 
 import base64
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import IO
+from dataclasses import dataclass
+from typing import IO, Final
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+BRIEF_CHARACTERS_MAX: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """A text or a value of which a table shows only the beginning to people at a terminal."""
+
+    value: str | bytes | None
+    characters_max: int = BRIEF_CHARACTERS_MAX
 
 
 class Output:
@@ -48,7 +59,7 @@ class Output:
         stream.flush()
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        texts = [[cell(value) for value in row] for row in rows]
+        texts = [[cell(value, whole=not self.people) for value in row] for row in rows]
         if not self.people:
             for row in (list(columns), *texts):
                 self.line("\t".join(text.replace("\t", " ") for text in row))
@@ -65,11 +76,12 @@ class Output:
 
     def coloured(self, head: str, style: str, rest: str) -> None:
         """A line whose first word has a colour on a terminal."""
-        Console(highlight=False, soft_wrap=True).print(Text(head, style=style), rest, sep="")
+        line = Text.assemble((head, style), rest)  # Text: brackets in a message are only brackets
+        Console(highlight=False, soft_wrap=True).print(line)
 
     def facts(self, pairs: Iterable[tuple[str, object]]) -> None:
         """Names and values, one pair on each line."""
-        known = [(name, cell(value)) for name, value in pairs]
+        known = [(name, cell(value, whole=not self.people)) for name, value in pairs]
         width = max(len(name) for name, _ in known)
         for name, text in known:
             self.line(f"{name:<{width}}  {text}")
@@ -84,8 +96,10 @@ class Output:
         sys.stderr.flush()
 
 
-def cell(value: object) -> str:
-    """A value as people read it in a table."""
+def cell(value: object, *, whole: bool = False) -> str:
+    """A value as it stands in a table, on one line; `whole`: also where people get a part of it."""
+    if isinstance(value, Brief):
+        return cell(value.value, whole=True) if whole else _beginning(value)
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -93,9 +107,9 @@ def cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}".rstrip("0").rstrip(".")
     if isinstance(value, bytes):
-        return readable(value)
+        return readable(value, sys.maxsize) if whole else readable(value)
     if isinstance(value, list | tuple):
-        return ", ".join(cell(each) for each in value) or "-"
+        return ", ".join(cell(each, whole=whole) for each in value) or "-"
     if isinstance(value, dict):
         return json.dumps(value, ensure_ascii=False, default=_plain)
     text = str(value)
@@ -111,6 +125,16 @@ def readable(data: bytes, characters_max: int = 200) -> str:
     if not text.isprintable():
         text = json.dumps(text, ensure_ascii=False)[1:-1]
     return text if len(text) <= characters_max else f"{text[:characters_max]}… ({len(data)} bytes)"
+
+
+def _beginning(brief: Brief) -> str:
+    if isinstance(brief.value, bytes):
+        return readable(brief.value, brief.characters_max)
+    if brief.value is None:
+        return cell(None)
+    line, more, _ = brief.value.partition("\n")
+    is_cut = bool(more) or len(line) > brief.characters_max
+    return cell(line[: brief.characters_max]) + ("…" if is_cut else "")
 
 
 def value_fields(value: bytes) -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""Patterns as people type them: what can never match is refused, what never matched is noted."""
+"""Patterns as people type them: what can never match is refused, what never matched, or is kept
+from subscribers, is noted."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from cluster.cli.output import Output
 from cluster.client import Client
 from cluster.errors import UnknownRequest
 from hooks.events.catalogue import CATALOGUE, pattern_problem
-from pubsub.topics import Pattern, closest
+from hooks.routing import is_published
+from pubsub.topics import Pattern, closest, is_reserved
 
 TOPICS_LOOKED_AT_MAX = 10_000  # so many known topics are compared; with more nothing is said
 
@@ -39,6 +41,22 @@ async def note_silent(out: Output, client: Client, pattern: Pattern) -> None:
     nearest = closest(pattern.text, _spellings(pattern.text, topics))
     hint = f'; did you mean "{nearest}"?' if nearest else ""
     out.note(f'nothing was published yet to a topic that matches "{pattern.text}"{hint}')
+
+
+async def note_unpublished(out: Output, client: Client, pattern: Pattern) -> None:
+    """Tell people that `publish_topics` keeps everything that they ask for from subscribers."""
+    topics = [topic for topic in CATALOGUE if pattern.matches(topic)]
+    if out.as_json or not topics or not is_reserved(pattern.text):
+        return
+    try:
+        published = (await client.hooks.settings())["publish_topics"]
+    except UnknownRequest:
+        return  # a node without handlers, or an older one
+    if not any(is_published(topic, published) for topic in topics):
+        out.note(
+            f'publish_topics keeps every event that matches "{pattern.text}" from subscribers; it'
+            f" lets through {', '.join(published)}. `cluster event query` shows the whole log"
+        )
 
 
 def _spellings(text: str, topics: list[str]) -> dict[str, None]:

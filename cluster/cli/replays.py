@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import Annotated, Any
 
 import trio
@@ -13,12 +14,15 @@ from cluster.cli.outcome import Failure
 from cluster.cli.session import Cli, online
 from cluster.cli.start import parse_time
 from cluster.client import Client
+from cluster.errors import UnknownRequest
 from pubsub.topics import validate_pattern
 
 COLUMNS = (
     "id", "group", "state", "from", "to", "next", "emitted", "pattern", "key", "rate", "by",
 )  # fmt: skip
 LOOK_EVERY_S = 0.5
+EARLIEST = "earliest"
+MAY_BE_GONE = "Retention may have taken it: `cluster retention list` says up to where."
 
 PlaceHelp = "A revision, a time (2026-01-31T12:00) or an age (10m)."
 
@@ -54,7 +58,8 @@ async def _replay(
         # events of the moment before a time: the first one that is later is not wanted
         last = None if end is None else await revision_at(client, end, "--to", before=True)
         if last is not None and last < first:
-            raise Failure("there is nothing between --from and --to")
+            raise Failure("there is nothing between --from and --to", hint=MAY_BE_GONE)
+        await check_kept(cli, client, group, start, (first, last), pattern=pattern, key=key)
         replay_id = await client.request("replay.start", [group, first, last, options or None])
         found = await until_ended(cli, client, replay_id) if wait else None
     if found is None:
@@ -98,10 +103,47 @@ async def until_ended(cli: Cli, client: Client, replay_id: int) -> dict[str, Any
         await trio.sleep(LOOK_EVERY_S)
 
 
+async def check_kept(
+    cli: Cli,
+    client: Client,
+    group: str,
+    start: str,
+    place: tuple[int, int | None],
+    *,
+    pattern: str | None = None,
+    key: str | None = None,
+) -> None:
+    """Say what retention has taken of a range that a group is to get again; a Failure if nothing
+    is left of it. `start` as it was asked for: who says "earliest" asks for what there is."""
+    if start == EARLIEST:
+        return
+    first, last = place
+    wanted = pattern or (await client.request("group.describe", [group]))["pattern"]
+    # Of a time the event before may have been meant: that it is gone is all that can be known.
+    asked = first if start.isdigit() else max(1, first - 1)
+    try:
+        kept = await client.request("events.kept", [asked, wanted])
+    except UnknownRequest:
+        return  # the node is of an older release
+    if kept <= asked:
+        return
+    gone = f"retention took events of {wanted} before revision {kept}"
+    pages = client.every_event(
+        limit=1, pattern=wanted, key=key, from_revision=first, to_revision=last
+    )
+    async with aclosing(pages):
+        async for page in pages:
+            if page.events:
+                left = page.events[0].revision
+                cli.out.note(f"{gone}; the first that is left of the range is {left}")
+                return
+    raise Failure(f"nothing is left of the range: {gone}")
+
+
 async def revision_at(client: Client, text: str, option: str, *, before: bool = False) -> int:
     """The revision that a place in the log means; of a time the first one from then on, or the
     last one before it."""
-    if text == "earliest" and not before:
+    if text == EARLIEST and not before:
         return 1
     if text.isascii() and text.isdigit() and int(text) >= 1:
         return int(text)
@@ -116,7 +158,8 @@ async def revision_at(client: Client, text: str, option: str, *, before: bool = 
         if found:
             return int(found[0][0])
         if cursor is None:
-            raise Failure(f"{option}: there is no event {'before' if before else 'since'} {text}")
+            when = "before" if before else "since"
+            raise Failure(f"{option}: there is no event {when} {text}", hint=MAY_BE_GONE)
 
 
 def _row(replay: dict[str, Any]) -> list[object]:

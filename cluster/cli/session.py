@@ -108,7 +108,7 @@ def finish(out: Output, run: Callable[[], None]) -> None:
         failure = failure_of(cause)
         if failure is None:
             raise
-        report(failure, out, cause)
+        report(failure, out)
         raise typer.Exit(failure.code) from None
 
 

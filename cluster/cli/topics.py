@@ -11,7 +11,7 @@ from cluster.cli.events import show_event
 from cluster.cli.handled import WaitFor, check_handlers, finish_write
 from cluster.cli.kv import value_bytes
 from cluster.cli.outcome import Failure
-from cluster.cli.patterns import check_pattern, note_silent
+from cluster.cli.patterns import check_pattern, note_silent, note_unpublished
 from cluster.cli.session import Cli, online
 from cluster.cli.start import START_HELP, parse_start
 from cluster.client.publishing import DelayedEvent
@@ -84,7 +84,7 @@ async def _pub(
         _check_later(delay_ms, at_ms, expected_last_revision, wait_for)
     common: dict[str, Any] = {
         "key": key,
-        "content_type": content_type or _content_type(data),
+        "content_type": content_type or content_type_of(data),
         "headers": _headers(header) or None,
         "message_id": message_id,
         "schema_version": schema_version,
@@ -120,6 +120,7 @@ async def _sub(
         cluster_id = (await client.request("status"))["cluster_id"]
         async with client.subscribe(pattern, first) as events:
             await note_silent(cli.out, client, known)
+            await note_unpublished(cli.out, client, known)
             async for event in events:
                 show_event(cli.out, event, cluster_id)
                 seen += 1
@@ -228,7 +229,8 @@ def _local_time(wall_ms: int) -> str:
     return datetime.fromtimestamp(wall_ms / 1000).isoformat(" ", "milliseconds")
 
 
-def _content_type(data: bytes) -> str:
+def content_type_of(data: bytes) -> str:
+    """What a payload is when nobody says it."""
     try:
         json.loads(data)
     except ValueError:

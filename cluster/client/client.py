@@ -233,9 +233,10 @@ class Client(Publishing, EventStore):
     def subscribe(
         self, pattern: str, start: Start = "latest", *, credits: int | None = None
     ) -> Subscription:
-        """Events that match, from a revision, "latest", "earliest" or ["time", wall_ms] on."""
+        """Events that match, from a revision, "latest", "earliest" or ["time", wall_ms] on; of the
+        cluster's own ones those that `publish_topics` lets through."""
         granted = self.dispatcher.options.credits if credits is None else credits
-        return Subscription(self.dispatcher, pattern, start, granted, "")
+        return Subscription(self.dispatcher, pattern, start, granted)
 
     def group(self, name: str) -> Group:
         """The consumer group of that name."""
@@ -262,7 +263,7 @@ class Client(Publishing, EventStore):
     def watch(
         self, key_prefix: str, start: Start = "latest", *, credits: int | None = None
     ) -> Subscription:
-        """Every change of the keys that begin with `key_prefix`."""
+        """Every change of the keys that begin with `key_prefix`, whatever `publish_topics` says."""
         granted = self.dispatcher.options.credits if credits is None else credits
         return Subscription(self.dispatcher, "hooks.kv.*", start, granted, key_prefix)
 

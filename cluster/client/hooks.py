@@ -66,11 +66,13 @@ class Hooks:
         payload: Any = None,
         *,
         key: str | None = None,
+        content_type: str | None = None,
         timeout_ms: int | None = None,
     ) -> Facts:
-        """Run the handlers that match `topic` on an event made by hand; `payload` is JSON data.
-        Returns its `revision` and the names of the `handlers`."""
-        args = [topic, payload, key]
+        """Run the handlers that match `topic` on an event made by hand. `payload` is what would be
+        published, bytes or text, or data that becomes JSON; for a topic of the cluster's own always
+        the latter. Returns its `revision` and the names of the `handlers`."""
+        args = [topic, payload, key, content_type]
         return dict(await self._requesting.request("hooks.trigger", args, timeout_ms=timeout_ms))
 
     async def enable(

@@ -36,8 +36,14 @@ class Subscription:
     """An asynchronous iterator of events. Leave it with `close`, or use it as `async with`."""
 
     def __init__(
-        self, dispatcher: Dispatcher, pattern: str, start: Start, credits: int, key_prefix: str
+        self,
+        dispatcher: Dispatcher,
+        pattern: str,
+        start: Start,
+        credits: int,
+        key_prefix: str | None = None,
     ) -> None:
+        """With a `key_prefix` it is a watch of keys, from which no setting keeps anything."""
         self.position: int | None = None  # everything up to this revision has been handed out
         self._dispatcher = dispatcher
         self._pattern = pattern
@@ -90,7 +96,7 @@ class Subscription:
                 continue
             self.position = item.revision
             self._spend()
-            if item.key is None or item.key.startswith(self._key_prefix):
+            if item.key is None or item.key.startswith(self._key_prefix or ""):
                 return item
         return None
 
@@ -110,7 +116,8 @@ class Subscription:
         self._spent = 0
         granted = max(0, self._credits - waiting)
         self._spent = self._credits - waiting - granted
-        self._id = link.open_sink(self, [self._pattern, self._start, granted])
+        args = [self._pattern, self._start, granted]
+        self._id = link.open_sink(self, args if self._key_prefix is None else [*args, True])
 
     def link_lost(self) -> None:
         """See `Resumable`."""

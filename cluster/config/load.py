@@ -34,15 +34,20 @@ _WANTED = {
     "model_type": "a table",
 }
 NOTHING: Mapping[str, Any] = {}
+ANY_NODE: Mapping[str, Any] = {"node": {"name": "any", "data_dir": "any"}}
+"""The section that a file of [hooks] alone lacks (`load`)."""
 FILE_BYTES_MAX = 1 << 20  # a configuration of a megabyte is some other file
 
 
 def load(
-    path: FilePath, environment: Mapping[str, str], instead: Mapping[str, Any] = NOTHING
+    path: FilePath,
+    environment: Mapping[str, str],
+    instead: Mapping[str, Any] = NOTHING,
+    text: str | None = None,
 ) -> NodeConfig:
     """Read and check everything; raises `ConfigError` with all problems. `instead` has sections for
-    a file that is only a part of a node's."""
-    text = _read(path)
+    a file that is only a part of a node's; `text` is what the file is going to say."""
+    text = _read(path) if text is None else text
     try:
         table = tomli.loads(text)
     except tomli.TOMLDecodeError as error:

@@ -16,16 +16,15 @@ from typing import NamedTuple
 
 import tomli
 
-from cluster.config.load import FILE_BYTES_MAX, load, located
+from cluster.config.load import ANY_NODE, FILE_BYTES_MAX, NOTHING, load, located
+from cluster.config.models import NodeConfig
 from cluster.config.problems import ConfigError, Located
 from hooks.configuration.assembly import as_problem, assemble
 from hooks.configuration.config import CodeSources, HooksConfig, LoadProblem, RegisteredFunction
-from hooks.configuration.definition import HandlerType, Problem
+from hooks.configuration.definition import Problem
 from hooks.configuration.discovery import Directory, read_directory, read_handlers_file
 from hooks.handlers import frames
 from hooks.limits import DEFAULT_LIMITS, HookLimits
-
-_ANY_NODE = {"name": "any", "data_dir": "any"}  # for a file that only has [hooks]
 
 
 class _Code(NamedTuple):
@@ -51,7 +50,21 @@ def validate_path(path: Path, environment: Mapping[str, str]) -> list[Located]:
     if "handlers" in table and "node" not in table:
         listing = Directory(tables=(read_handlers_file(path),))
         return _alone(HooksConfig(), listing, environment)
-    return _of_node_file(path, environment, {} if "node" in table else {"node": _ANY_NODE})
+    try:
+        config = load(path, environment, NOTHING if "node" in table else ANY_NODE)
+    except ConfigError as error:
+        return list(error.problems)
+    return validate_hooks(path, config, environment)
+
+
+def validate_hooks(path: Path, config: NodeConfig, environment: Mapping[str, str]) -> list[Located]:
+    """What is wrong with what the [hooks] of a node's file name: its directory, its code."""
+    hooks, limits = config.hooks, config.limits.hooks
+    listing = read_directory(hooks.directory, limits)
+    found = _problems(hooks, listing, environment, (str(config.folder),), limits)
+    inside = [as_problem(problem) for problem in found if problem.path]
+    outside = [_located(problem) for problem in found if not problem.path]
+    return [*located(path, inside).problems, *outside]
 
 
 def _table(path: Path) -> Mapping[str, object]:
@@ -61,33 +74,6 @@ def _table(path: Path) -> Mapping[str, object]:
             return tomli.loads(file.read(FILE_BYTES_MAX).decode())
     except (OSError, ValueError, RecursionError):
         return {"node": {}}
-
-
-def _of_node_file(
-    path: Path, environment: Mapping[str, str], instead: Mapping[str, object]
-) -> list[Located]:
-    try:
-        config = load(path, environment, instead)
-    except ConfigError as error:
-        return list(error.problems)
-    hooks, limits = config.hooks, config.limits.hooks
-    listing = read_directory(hooks.directory, limits)
-    found = _problems(hooks, listing, environment, (str(config.folder),), limits)
-    inside = [as_problem(problem) for problem in found if problem.path]
-    inside += [
-        Problem(("hooks", "handlers", number), refusal)
-        for number, handler in enumerate(hooks.handlers)
-        if handler.type is HandlerType.SHELL and (refusal := hooks.shell.refusal(handler))
-    ]
-    outside = [_located(problem) for problem in found if not problem.path]
-    outside += [
-        Located(candidate.place, Problem((candidate.handler.name,), refusal))
-        for file in listing.tables
-        for candidate in file.handlers
-        if candidate.handler.type is HandlerType.SHELL
-        and (refusal := hooks.shell.refusal(candidate.handler))
-    ]
-    return [*located(path, inside).problems, *outside]
 
 
 def _alone(
@@ -112,8 +98,13 @@ def _problems(
 
 
 def _located(problem: LoadProblem) -> Located:
-    named = Problem((problem.name,), problem.text, problem.suggestion)
-    return Located(problem.place or problem.name, named)
+    """With its place, and with the name of what it is about where the place does not say that."""
+    place = problem.place or problem.name
+    file, _, line = place.rpartition(":")
+    says_all = place == problem.name or (file == problem.name and line.isdigit())
+    text = problem.text.replace(f"{problem.name}:", "line ") if says_all else problem.text
+    named = Problem(() if says_all else (problem.name,), text, problem.suggestion)
+    return Located(place, named)
 
 
 def _import(
@@ -138,25 +129,30 @@ def _import(
         try:
             start = frames.pack(frames.START, frames.VERSION, settings)
             output, _ = host.communicate(start, timeout=limits.host_start_ms_max / 1000)
-        except subprocess.TimeoutExpired:
-            return _unknown(f"did not load in {limits.host_start_ms_max} ms")
+        except subprocess.TimeoutExpired as expired:
+            text = f"did not load in {limits.host_start_ms_max} ms"
+            return _answer(expired.output or b"", limits, text)
         finally:
             # The group outlives its leader where a module started something.
             try:
                 os.killpg(host.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-    return _answer(output, limits)
+    return _answer(output, limits, "the process in which it was imported ended")
 
 
-def _answer(output: bytes, limits: HookLimits) -> _Code:
+def _answer(output: bytes, limits: HookLimits, otherwise: str) -> _Code:
+    """What the host said; `otherwise` is what is wrong with what it was at, if it said no more."""
     try:
         messages = list(frames.FrameReader(limits.host_frame_bytes_max).feed(output))
     except ValueError as error:
-        return _unknown(f"the handler host sent rubbish: {error}")
+        return _broken(f"the handler host sent rubbish: {error}")
+    loading = "Python code"
     for message in messages:
+        if message[0] == frames.LOADING:
+            loading = str(message[1])
         if message[0] == frames.REFUSED:
-            return _unknown(str(message[1]))
+            return _broken(str(message[1]))
         if message[0] == frames.READY:
             functions = [
                 RegisteredFunction(
@@ -169,8 +165,8 @@ def _answer(output: bytes, limits: HookLimits) -> _Code:
                 for name, text, suggestion in message[2]
             ]
             return _Code(tuple(functions), tuple(problems))
-    return _unknown("the process in which the modules were imported ended")
+    return _broken(otherwise, loading)
 
 
-def _unknown(text: str) -> _Code:
-    return _Code(problems=(LoadProblem(name="Python code", text=text),))
+def _broken(text: str, name: str = "Python code") -> _Code:
+    return _Code(problems=(LoadProblem(name=name, text=text),))

@@ -52,6 +52,10 @@ class AppliedState(Protocol):
         """The revision of the newest event."""
 
     @property
+    def is_published(self) -> Callable[[str], bool] | None:
+        """Whether events of a topic reach subscribers; None: all of them do."""
+
+    @property
     def elapsed_ms(self) -> int:
         """The elapsed clock at the newest entry."""
 

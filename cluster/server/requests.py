@@ -115,12 +115,13 @@ def _subscribe(server: Server, connection: Connection, request_id: int, args: li
     if len(connection.streams) >= server.limits.subscriptions_max:
         actual = len(connection.streams) + 1
         raise LimitExceeded("subscriptions_max", actual, server.limits.subscriptions_max)
-    pattern, begin, credits = _shaped(args, 3, _text, _anything, _count)
+    pattern, begin, credits, watch = _shaped(args, 3, _text, _anything, _count, _boolean)
     first, intact_from = _start_of(server.node, begin)
     credits = min(credits, CREDITS_MAX)
     subscription = Subscription(_pattern(pattern), first, credits, intact_from)
     connection.detach(request_id)
-    server.streams.add(SubscriptionStream(server.streams, connection, request_id, subscription))
+    streams = server.streams
+    streams.add(SubscriptionStream(streams, connection, request_id, subscription, bool(watch)))
 
 
 def _credit(connection: Connection, args: list[Any]) -> None:
@@ -181,6 +182,7 @@ _REQUESTS: dict[str, Start] = {
     "count": _count_keys,
     "events.read": _read_log,
     "events.get": event_store.get,
+    "events.kept": retained.kept_from,
     "events.query": event_store.query,
     "events.trace": event_store.trace,
     "subscribe": _subscribe,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cluster.errors import Rejected
+from cluster.errors import Malformed, Rejected
 from cluster.server.arguments import count, is_linearizable, shaped, text
 from cluster.server.node import Read, ServedNode
 from hooks.replicated import capture
@@ -14,6 +14,7 @@ from pubsub.consumer_groups import dead_letters, replays
 from pubsub.consumer_groups.group_tables import unknown_group
 from pubsub.limits import READ_ROWS_MAX
 from pubsub.rejection import Rejection
+from pubsub.topics import validate_pattern
 
 if TYPE_CHECKING:
     from cluster.server.connection import Connection
@@ -28,6 +29,16 @@ def list_rules(server: Server, connection: Connection, request_id: int, args: li
 def list_capture(server: Server, connection: Connection, request_id: int, args: list[Any]) -> None:
     """`capture.list [level]` -> maps, by prefix."""
     connection.read(Read(request_id, _capture, True), is_linearizable(args, 0))
+
+
+def kept_from(server: Server, connection: Connection, request_id: int, args: list[Any]) -> None:
+    """`events.kept [from revision, pattern or nil, level]` -> the first revision from which on
+    retention has taken nothing that matches."""
+    first, pattern = shaped(args, 1, count, text)
+    if pattern is not None and (problem := validate_pattern(pattern)):
+        raise Malformed(problem)
+    kept = partial(_kept_from, first, ">" if pattern is None else pattern)
+    connection.read(Read(request_id, kept, True), is_linearizable(args, 2))
 
 
 def list_letters(server: Server, connection: Connection, request_id: int, args: list[Any]) -> None:
@@ -56,6 +67,11 @@ def _rules(node: ServedNode) -> object:
 
 def _capture(node: ServedNode) -> object:
     return [rule._asdict() for rule in capture.listing(node.machine.connection)]
+
+
+def _kept_from(first: int, pattern: str, node: ServedNode) -> object:
+    lost = node.compacted(pattern, first)
+    return first if lost is None else lost.first_revision
 
 
 def _letters(group: str, after: int, limit: int, node: ServedNode) -> object:

@@ -93,15 +93,22 @@ class Stream(ABC):
 
 
 class SubscriptionStream(Stream):
-    """One subscription of one connection."""
+    """One subscription of one connection. A watch of keys gets every change of them; any other goes
+    by what `publish_topics` says when it is served, also of what is older than the setting."""
 
-    __slots__ = ("subscription",)
+    __slots__ = ("is_watch", "subscription")
 
     def __init__(
-        self, streams: Streams, connection: Connection, request_id: int, subscription: Subscription
+        self,
+        streams: Streams,
+        connection: Connection,
+        request_id: int,
+        subscription: Subscription,
+        is_watch: bool,
     ) -> None:
         super().__init__(streams, connection, request_id)
         self.subscription = subscription
+        self.is_watch = is_watch
 
     def grant(self, credits: int) -> None:
         """See `Stream`."""
@@ -117,7 +124,8 @@ class SubscriptionStream(Stream):
 
     def pump(self, node: ServedNode, events_max: int) -> bool:
         """See `Stream`."""
-        pumped = self.subscription.pump(node, events_max)
+        is_published = None if self.is_watch else node.machine.is_published
+        pumped = self.subscription.pump(node, events_max, is_published=is_published)
         if pumped.events:
             value = (pumped.first_number, pumped.events)
             self.connection.send(self.request_id, EVENTS, value)

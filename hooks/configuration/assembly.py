@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from hooks.configuration.definition import HandlerDefinition, HandlerType, Path, Problem
 from hooks.configuration.handlers import parse_handler, unroutable
-from hooks.configuration.relations import cycles_of_after, unknown_after
+from hooks.configuration.relations import DECORATOR_KEYS, cycles_of_after, unknown_after
 from hooks.configuration.sections import (
     ENTRY_POINT,
     HooksConfig,
@@ -157,9 +157,12 @@ def assemble(
     named = {candidate.handler.handler_id for candidate in candidates}
     candidates = _with_function(candidates, functions, found)
     for function in functions:
-        if function.handler_id not in named:
+        wrong = _unknown_options(function)
+        found += wrong
+        if function.handler_id not in named and not wrong:
             candidates += _decorated(function, found, limits)
     candidates = _routable(config, candidates, found)
+    candidates = _allowed(config, candidates, found)
     candidates = _single(candidates, found, limits)
     candidates = _ordered(candidates, found)
     if config.required:
@@ -214,47 +217,54 @@ def _with_function(
     return kept
 
 
+def _unknown_options(function: RegisteredFunction) -> list[LoadProblem]:
+    """What @hook was given and does not know: wrong also where a table defines the handler."""
+    return [
+        _of_decorator(function, f"{key}: @hook has no such option", closest(key, DECORATOR_KEYS))
+        for key in function.options
+        if key not in DECORATOR_KEYS
+    ]
+
+
 def _decorated(
     function: RegisteredFunction, found: list[LoadProblem], limits: HookLimits
 ) -> list[Candidate]:
     """The handler that a decorator defines."""
-    at: Path = ("hooks", "modules", function.where)
-    required = function.options.get("required") is True
     name = function.handler_id
-    if function.pattern is None:
+    if function.pattern is None and "pattern" not in function.options:
         text = "has no pattern, and no [[hooks.handlers]] names it"
-        found.append(
-            LoadProblem(
-                name=name,
-                text=text,
-                place=function.where,
-                required=required,
-                path=at,
-                elsewhere=True,
-            )
-        )
+        found.append(replace(_of_decorator(function, text), elsewhere=True))
         return []
     table = {
-        **function.options,
         "name": name,
         "pattern": function.pattern,
         "type": HandlerType.IN_PROCESS.value,
         "handler_id": name,
+        **function.options,
     }
+    at = _path_of(function)
     handler, problems = parse_handler(table, at, limits)
     for problem in problems:
         key = ".".join(str(part) for part in problem.path[len(at) :])
-        found.append(
-            LoadProblem(
-                name=name,
-                text=f"{key}: {problem.message}",
-                place=function.where,
-                required=required,
-                path=at,
-                suggestion=problem.suggestion,
-            )
-        )
+        found.append(_of_decorator(function, f"{key}: {problem.message}", problem.suggestion))
     return [] if handler is None else [Candidate(handler, function.where, at)]
+
+
+def _of_decorator(
+    function: RegisteredFunction, text: str, suggestion: str | None = None
+) -> LoadProblem:
+    return LoadProblem(
+        name=function.handler_id,
+        text=text,
+        place=function.where,
+        required=function.options.get("required") is True,
+        path=_path_of(function),
+        suggestion=suggestion,
+    )
+
+
+def _path_of(function: RegisteredFunction) -> Path:
+    return ("hooks", "modules", function.where)
 
 
 def _routable(
@@ -264,6 +274,20 @@ def _routable(
     for candidate in candidates:
         if silent := unroutable(config, [candidate.handler], ("hooks",)):
             found.append(_left_out(candidate, silent[0].message))
+        else:
+            kept.append(candidate)
+    return kept
+
+
+def _allowed(
+    config: HooksConfig, candidates: Sequence[Candidate], found: list[LoadProblem]
+) -> list[Candidate]:
+    """Leave out the commands that this node may not run; another node may."""
+    kept: list[Candidate] = []
+    for candidate in candidates:
+        handler = candidate.handler
+        if handler.type is HandlerType.SHELL and (refusal := config.shell.refusal(handler)):
+            found.append(_left_out(candidate, refusal))
         else:
             kept.append(candidate)
     return kept

@@ -113,6 +113,7 @@ class HandlerDefinition:
     on_failure: OnFailure = OnFailure.DEAD_LETTER
     breaker_failures: int = 0  # attempts in a row that failed on one node open its breaker; 0: none
     breaker_open_ms: int = 30_000  # then nothing starts there for so long, and after it one probe
+    report_executions: bool = False  # an event `hooks.hook.executed` for each that it handled
 
     enabled: bool = True  # what the cluster begins with; `cluster hook enable` and `disable` decide
     required: bool = False  # the node does not start when this handler cannot be loaded

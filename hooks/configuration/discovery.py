@@ -58,16 +58,24 @@ class Directory(NamedTuple):
     problems: tuple[LoadProblem, ...] = ()
 
 
-def load_code(sources: CodeSources, registry: Registry | None = None) -> FoundCode:
-    """Import everything that `sources` names, in their order, and collect its @hook functions."""
+def load_code(
+    sources: CodeSources,
+    registry: Registry | None = None,
+    on_load: Callable[[str], None] = lambda name: None,
+) -> FoundCode:
+    """Import everything that `sources` names, in their order, and collect its @hook functions;
+    `on_load` is told the name of each before its code runs, for the case that it never ends."""
     found = FoundCode(Registry() if registry is None else registry, [], [])
     known = set(sys.modules)
     points = _entry_points(found, sources.entry_points)
     for name in sources.modules:
+        on_load(name)
         _attempt(found, name, partial(importlib.import_module, name))
     for path in sources.files:
+        on_load(path)
         _attempt(found, path, partial(_import_file, Path(path)))
     for point in points:
+        on_load(ENTRY_POINT + point.name)
         _attempt(found, ENTRY_POINT + point.name, point.load)
     named = [*sources.modules, *(point.module for point in points)]
     files = [file for name in named if (file := _file_of(name)) is not None]

@@ -245,6 +245,7 @@ KEYS: Final[dict[str, Parser]] = {
     "on_failure": choice(tuple(OnFailure), OnFailure),
     "breaker_failures": number(0, lambda limits: limits.breaker_failures_max),
     "breaker_open_ms": number(1, lambda limits: limits.shaping_ms_max),
+    "report_executions": flag,
     "enabled": flag,
     "required": flag,
     "handler_id": text,

@@ -101,10 +101,15 @@ def choice(
 def rate(reader: TableReader, key: str, value: object) -> object:
     """So many in a second, a minute or an hour."""
     try:
-        return parse_rate(value if isinstance(value, str) else str(value))
+        found = parse_rate(value if isinstance(value, str) else str(value))
     except ValueError as error:
         reader.problem(key, str(error))
         return None
+    most = reader.limits.rate_per_second_max
+    if found.starts * 1000 > most * found.period_ms:
+        reader.problem(key, f"at most {most} starts a second: more than that limits nothing")
+        return None
+    return found
 
 
 def labels_problem(value: object) -> str | None:

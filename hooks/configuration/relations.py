@@ -15,8 +15,9 @@ from hooks.configuration.definition import (
     Renderer,
     Scope,
 )
-from hooks.configuration.keys import MEMBERS_SOURCE
+from hooks.configuration.keys import KEYS, MEMBERS_SOURCE
 from hooks.configuration.parsers import TableReader
+from hooks.events.catalogue import ABOUT_HOOKS
 from pubsub.topics import closest
 
 FILE_DEBOUNCE_MS: Final = 200  # many changes at once are one file
@@ -43,6 +44,12 @@ _OF_RENDERER: Final[Mapping[str, Renderer]] = {
     "port": Renderer.FILE_SD,
     "labels": Renderer.FILE_SD,
 }
+_OF_TABLES: Final = (
+    "type", "execution_mode", "handler_id", *_OF_TYPE[HandlerType.SHELL],
+    *_OF_TYPE[HandlerType.FILE],
+)  # fmt: skip
+DECORATOR_KEYS: Final = tuple(key for key in KEYS if key not in _OF_TABLES)
+"""The keys of a handler that `@hook` takes as well."""
 
 
 def complete(values: dict[str, Any]) -> None:
@@ -67,7 +74,7 @@ def _complete_file(values: dict[str, Any]) -> None:
         if source != MEMBERS_SOURCE:
             # Or every write of other keys would put off the next rendering.
             prefix = json.dumps(source, ensure_ascii=False)
-            values.setdefault("filter", f"event.key.startsWith({prefix})")
+            values.setdefault("filter", f"event.key != null && event.key.startsWith({prefix})")
 
 
 def relate(reader: TableReader, values: Mapping[str, Any]) -> None:
@@ -82,6 +89,8 @@ def relate(reader: TableReader, values: Mapping[str, Any]) -> None:
             _relate_file(reader, values)
     _relate_order(reader, values)
     _relate_shaping(reader, values)
+    if values.get("report_executions") and str(values.get("pattern")).startswith(ABOUT_HOOKS):
+        reader.problem("report_executions", f"of events below {ABOUT_HOOKS} nothing is reported")
     if values.get("name") in values.get("after", ()):
         reader.problem("after", "a handler cannot wait for itself")
 

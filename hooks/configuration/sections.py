@@ -89,7 +89,7 @@ class RegisteredFunction:
     handler_id: str
     where: str  # module and function, for messages
     pattern: str | None
-    options: Mapping[str, object]
+    options: Mapping[str, object]  # as they were given: `assemble` checks them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ dead letters) comes from replicated state; what only a node knows (its code, its
 as its own. Answers are plain values.
 """
 
-import json
 from typing import Any, Final
 
 from hooks.control.known import (
@@ -16,10 +15,12 @@ from hooks.control.known import (
     unknown_handler,
 )
 from hooks.control.places import is_in_use
+from hooks.delivery import JSON_TYPE, payload_bytes
 from hooks.execution.service import HookService
 from hooks.replicated import registrations, settings
 from pubsub import groups
 from pubsub.rejection import Rejection
+from pubsub.topics import is_reserved
 
 DEAD_LETTERS_SHOWN: Final = 100
 
@@ -105,17 +106,31 @@ def cluster_settings(service: HookService) -> dict[str, Any]:
 
 
 async def trigger(
-    service: HookService, topic: str, payload: object = None, key: str | None = None
+    service: HookService,
+    topic: str,
+    payload: object = None,
+    key: str | None = None,
+    content_type: str | None = None,
+    *,
+    actor: str | None = None,
 ) -> dict[str, Any] | Rejection:
     """Run the handlers that match `topic`, once per cluster, on an event made by hand.
 
-    `payload` is what they get as the event's payload; raises Unavailable like any submit.
+    `payload` is what would be published: text, bytes, or data that becomes JSON; for a topic of the
+    cluster's own always the latter. Raises Unavailable like any submit.
     """
     try:
-        encoded = json.dumps({} if payload is None else payload, allow_nan=False).encode()
-    except (TypeError, ValueError, RecursionError) as error:
+        encoded = payload_bytes(topic, payload)
+    except (TypeError, ValueError) as error:
         return Rejection("malformed", f"payload: not JSON: {error}")
-    result = await service.port.submit("hook.trigger", [topic, key, encoded])
+    if is_reserved(topic) or not isinstance(payload, str | bytes | None):
+        if content_type not in (None, JSON_TYPE):
+            return Rejection("malformed", f"content type: this payload is {JSON_TYPE}")
+        content_type = JSON_TYPE
+    arguments: list[object] = [topic, key, encoded]
+    if content_type != JSON_TYPE:  # which is all that older releases know
+        arguments.append(content_type)
+    result = await service.port.submit("hook.trigger", arguments, actor=actor)
     if isinstance(result, Rejection):
         return result
     revision, handlers = result
@@ -161,14 +176,18 @@ def _row(service: HookService, handler: KnownHandler) -> dict[str, Any]:
 
 
 def _state(handler: KnownHandler, described: list[dict[str, Any]]) -> str:
-    """One word: what the cluster lets it do."""
+    """What the cluster lets it do: one word, or two where it stands still for two reasons."""
     if handler.is_removed:
         return "removed"
+    paused = bool(described) and all(group["paused"] for group in described)
     if not handler.is_enabled:
-        return "disabled"
-    if described and all(group["paused"] for group in described):
-        return "paused"
-    return "enabled"
+        # An older release paused the groups of a handler that was disabled, and held none.
+        return "disabled, paused" if paused and _are_held(described) else "disabled"
+    return "paused" if paused else "enabled"
+
+
+def _are_held(described: list[dict[str, Any]]) -> bool:
+    return all(group["held"] for group in described)
 
 
 def _problems(

@@ -8,7 +8,7 @@ does outside of its effects it does for real.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import trio
@@ -29,7 +29,7 @@ from hooks.execution.attempt import (
 from hooks.execution.service import HookService
 from hooks.limits import HookLimits
 from hooks.routing import Verdict
-from pubsub.consumer_groups.addressing import ADDRESSED
+from pubsub.consumer_groups.addressing import recipient
 from pubsub.events import Event
 from pubsub.rejection import Rejection
 from pubsub.topics import Pattern, validate_pattern
@@ -50,7 +50,8 @@ async def test(
 
     `asked` may have `run` (make attempts), `policy` (try this one instead of the one in force) and
     `limit` (matches and errors to name, and attempts to make). The answer has `next_revision`,
-    which is nil once everything was looked at.
+    which is nil once everything was looked at, and `replayed`: how many events were passed over
+    because they hand out an earlier one to this handler again.
     """
     if unknown := [key for key in asked if key not in OPTIONS]:
         return Rejection("malformed", f'test knows no "{unknown[0]}"; one of {", ".join(OPTIONS)}')
@@ -74,7 +75,9 @@ async def test(
     limit = asked.get("limit")
     shown = limits.answers_shown_max if type(limit) is not int else limit
     newest = service.port.revision
-    trial = Trial(service, definition, runner, limits, min(max(0, shown), limits.answers_shown_max))
+    own_groups = () if known is None else known.groups
+    shown = min(max(0, shown), limits.answers_shown_max)
+    trial = Trial(service, definition, own_groups, runner, limits, shown)
     return await trial.run(max(1, first), newest if last is None else min(last, newest))
 
 
@@ -85,18 +88,21 @@ class Trial:
         self,
         service: HookService,
         definition: HandlerDefinition,
+        own_groups: Sequence[str],
         runner: Runner | None,
         limits: HookLimits,
         shown_max: int,
     ) -> None:
         self._service = service
         self._definition = definition
+        self._own_groups = own_groups
         self._runner = runner
         self._limits = limits
         self._shown_max = shown_max
         self._topics = publish_topics(service)
         self._counts: Counter[str] = Counter()
         self._examined = 0
+        self._replayed = 0
         self._matches: list[dict[str, Any]] = []
         self._errors: list[dict[str, Any]] = []
         self._runs: list[dict[str, Any]] = []
@@ -108,7 +114,10 @@ class Trial:
         for event in self._events(first, last):
             following = event.revision + 1
             self._examined += 1
-            if (delivery := self._delivery(event)) is not None and self._look_at(delivery):
+            if recipient(event) in self._own_groups:
+                # What it hands out again has its turn as itself. To others it is a plain fact.
+                self._replayed += 1
+            elif self._look_at(delivery := deliver(event)):
                 await self._attempt(delivery)
             if self._is_enough(began_ms):
                 break
@@ -124,6 +133,7 @@ class Trial:
             "to": last,
             "next_revision": following if following <= last else None,
             "examined": self._examined,
+            "replayed": self._replayed,
             "counts": {verdict.value: self._counts[verdict] for verdict in Verdict},
             "matches": self._matches,
             "errors": self._errors,
@@ -151,13 +161,6 @@ class Trial:
                     return
                 yield event
             first = found[-1].revision + 1
-
-    def _delivery(self, event: Event) -> Delivery | None:
-        """What a handler would get; None for what was handed out again to one group, which had its
-        turn in the history as what it stands for."""
-        if event.topic in ADDRESSED:
-            return None
-        return deliver(event)
 
     def _look_at(self, delivery: Delivery) -> bool:
         """Route one event; whether the handler would run."""

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from hooks.conditions import Condition, condition
+from hooks.configuration.definition import HandlerDefinition
+from hooks.delivery import Delivery
+from hooks.execution import history
 from hooks.routing import Decision, Verdict
 
 Row = dict[str, Any]
@@ -24,6 +28,7 @@ class Stage(StrEnum):
     NO_MATCH = "no_match"  # it is not for this handler; `because` says why
     BEFORE = "before_start"  # it is older than where the handler began
     DONE = "done"
+    COALESCED = "coalesced"  # not run: a newer event of its key stands for it
     SKIPPED = "skipped"  # given up, as on_failure = "skip" wants it
     DEAD_LETTER = "dead_letter"  # given up into the dead letters
     ENDED = "ended"  # its last attempt is over, which is not written down yet
@@ -38,9 +43,13 @@ class Stage(StrEnum):
     UNOWNED = "unowned"  # no node works on its partition now
     ELSEWHERE = "elsewhere"  # another node has it; ask that one
     WOULD_RUN = "would_run"  # a made-up event that the handler would get
+    WOULD_FAIL = "would_fail"  # the same, and the condition could not be evaluated for it
+    DEPENDS = "depends"  # what was not said of a made-up event decides
 
 
-SETTLED: Final = frozenset((Stage.DONE, Stage.SKIPPED, Stage.DEAD_LETTER, Stage.BEFORE))
+SETTLED: Final = frozenset(
+    (Stage.DONE, Stage.COALESCED, Stage.SKIPPED, Stage.DEAD_LETTER, Stage.BEFORE)
+)
 VERDICTS: Final = frozenset((*SETTLED, Stage.NO_MATCH))
 
 
@@ -74,12 +83,32 @@ class InHand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What a node remembers that it did with an event for its own group."""
+
+    attempts: Sequence[Row] = ()  # the oldest first
+    stood_for_by: int | None = None  # the newer event in whose favour it was not run
+
+    @property
+    def was_done(self) -> bool:
+        return any(attempt["outcome"] == history.DONE for attempt in self.attempts)
+
+    @property
+    def batch(self) -> Row | None:
+        """The last attempt, if that was at several events."""
+        return self.attempts[-1] if self.attempts and self.attempts[-1]["events"] > 1 else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Switches:
     """What the cluster lets a handler do."""
 
     is_enabled: bool = True
     disabled_reason: str | None = None
     is_removed: bool = False
+
+
+_NOTHING: Final = Memory()
 
 
 def why(decision: Decision, topic: str, clauses: Sequence[Sequence[Any]] = ()) -> str | None:
@@ -100,6 +129,23 @@ def reaches(decision: Decision) -> bool:
     """Whether the handler has anything to do with the event: a condition that fails to be evaluated
     is a failed attempt."""
     return decision.kind in (Verdict.MATCH, Verdict.ERROR)
+
+
+def routed(definition: HandlerDefinition, delivery: Delivery, decision: Decision, node: str) -> Row:
+    """What routing alone says of an event and a handler."""
+    known = None if definition.filter is None else condition(definition.filter)
+    asks = decision.kind not in (Verdict.PATTERN, Verdict.NOT_PUBLISHED)
+    clauses = known.clauses(delivery) if asks and isinstance(known, Condition) else []
+    return {
+        "handler": definition.name,
+        "group": None,
+        "decision": decision.kind.value,
+        "clauses": [[clause, said] for clause, said in clauses],
+        "because": why(decision, delivery.topic, clauses),
+        "attempts": [],
+        "node": node,
+        "owner": None,
+    }
 
 
 def is_settled(place: Place) -> bool:
@@ -130,7 +176,8 @@ def unsettled(
     if switches.is_removed:
         return Stage.REMOVED, "no node has this handler any more"
     if not switches.is_enabled:
-        return Stage.DISABLED, switches.disabled_reason
+        paused = f"its group {place.group} is paused as well" if place.is_paused else None
+        return Stage.DISABLED, "; ".join(filter(None, (switches.disabled_reason, paused))) or None
     if place.is_paused:
         return Stage.PAUSED, f"its group {place.group} is paused"
     owner = place.owner_node
@@ -149,22 +196,30 @@ def explain(
     node: str,
     revision: int,
     began: int = 0,
+    memory: Memory = _NOTHING,
+    coalesces: bool = False,
 ) -> Row:
-    """The stage of an event that matches, with what there is to say about it."""
+    """The stage of an event that matches, with what there is to say about it. `coalesces`: of the
+    handler's events some are not run, because a newer one stands for them."""
     if is_settled(place):
         stage, because = settled(place, revision, began)
+        stage, because = _remembered(stage, because, memory, coalesces=coalesces)
         in_hand = None
     else:
         stage, because = unsettled(place, switches, in_hand, node)
+    made = memory.attempts[-1]["attempt"] if memory.attempts else None
     return {
         "group": place.group,
         "partition": place.partition,
         "owner": place.owner_node,
         "stage": stage.value,
         "because": because,
-        "attempt": in_hand.attempt if in_hand else None,
+        "attempt": in_hand.attempt if in_hand else made,
         "due_in_ms": in_hand.due_in_ms if in_hand else None,
         "coalesced": in_hand.coalesced if in_hand else 0,
+        "stood_for_by": memory.stood_for_by if stage is Stage.COALESCED else None,
+        "batch": None if memory.batch is None else memory.batch["revision"],
+        "attempts": list(memory.attempts),
         "node": node,
     }
 
@@ -183,11 +238,35 @@ def merge(answers: Iterable[Sequence[Row]]) -> list[Row]:
     ]
 
 
+def _remembered(
+    stage: Stage, because: str | None, memory: Memory, *, coalesces: bool
+) -> tuple[Stage, str | None]:
+    """What a node has to add to the end of an event: the state has only that it is over."""
+    if stage not in (Stage.DONE, Stage.BEFORE):
+        return stage, because
+    if memory.was_done:
+        if (batch := memory.batch) is None:
+            return Stage.DONE, None
+        newest = f"of which {batch['revision']} is the newest"
+        return Stage.DONE, f"in one attempt at a batch of {batch['events']} events, {newest}"
+    if memory.stood_for_by is not None:
+        newer = f"event {memory.stood_for_by} of its key stands for it"
+        return Stage.COALESCED, f"it was not run: {newer}"
+    if stage is Stage.DONE and coalesces:
+        lost = "whether it was run, or a newer event of its key stood for it, is not remembered"
+        return stage, f"its group is done with it; {lost}"
+    return stage, because
+
+
 def _rank(row: Row) -> int:
-    """Lower knows more: what is settled is so everywhere; else the owner has it in hand."""
+    """Lower knows more: what is settled is so everywhere, and who handled it remembers how; else
+    the owner has it in hand."""
+    if row["stage"] == Stage.COALESCED:
+        return 1  # unless somebody sent it back, and it was run after all
     if row["stage"] in VERDICTS:
-        return 0
-    return 1 if row["node"] == row.get("owner") else 2
+        is_known = row["stage"] not in (Stage.DONE, Stage.BEFORE)
+        return 0 if is_known or Memory(attempts=row["attempts"]).was_done else 2
+    return 3 if row["node"] == row.get("owner") else 4
 
 
 def _started(attempt: Mapping[str, Any]) -> int:

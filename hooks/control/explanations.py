@@ -1,55 +1,58 @@
 """What one node says to `explain`: every handler, an event of the log or a made-up one."""
 
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
 from hooks import routing
-from hooks.conditions import Condition, condition
 from hooks.configuration.definition import HandlerDefinition
 from hooks.control.explain import (
     InHand,
+    Memory,
+    Place,
     Row,
     Stage,
     Switches,
     is_settled,
     reaches,
-    why,
+    routed,
 )
 from hooks.control.explain import explain as explain_place
 from hooks.control.known import KnownHandler, known_handlers, publish_topics, unknown_handler
+from hooks.control.made_up import made_up, made_up_row
 from hooks.control.places import (
     FAILED,
-    delivery_at,
+    Failures,
+    again_or_plain,
+    deliveries,
+    event_at,
     failures_of,
-    given_to,
     is_in_use,
     may_be_skipped,
     places,
 )
 from hooks.control.whereabouts import in_hand
-from hooks.delivery import JSON_TYPE, TRIGGER_HEADER, TRIGGER_TOPIC, Delivery, deliver
+from hooks.delivery import Delivery, deliver
 from hooks.execution.service import HookService
 from hooks.routing import Decision, Verdict
 from pubsub.events import HOOK_REGISTERED, SYSTEM_TOPICS, Event
 from pubsub.limits import INTEGER_MAX
 from pubsub.rejection import Rejection
-from pubsub.topics import closest, is_reserved, validate_topic
 
 Published = Callable[[str, int], Awaitable[Sequence[Event]]]
 """The events of a topic, from a revision on."""
 
 REGISTERED: Final = SYSTEM_TOPICS[HOOK_REGISTERED]
 ASKED: Final = ("revision", "topic", "payload", "key", "handler")
+NOBODY: Final = "no node has taken the handler up yet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
     """What happened to an event's handlers since, by handler."""
 
-    given_up: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    given_up: Failures = field(default_factory=dict)
     began: Mapping[str, int] = field(default_factory=dict)  # the first revision it was there for
 
 
@@ -67,134 +70,86 @@ async def explain(
     revision = asked.get("revision")
     if (revision is None) == (asked.get("topic") is None):
         return Rejection("malformed", "explain needs a revision or else a topic")
+    chosen = [handler for name, handler in handlers.items() if only in (None, name)]
     if revision is None:
         delivery = made_up(service, asked)
+        if isinstance(delivery, Rejection):
+            return delivery
+        given = {name for name in ("payload", "key") if asked.get(name) is not None}
+        rows = [made_up_row(service, handler, delivery, given) for handler in chosen]
     elif type(revision) is not int or not 1 <= revision <= INTEGER_MAX:
         return Rejection("malformed", "revision: an integer from 1 is needed")
     else:
-        delivery = delivery_at(service, revision)
-    if isinstance(delivery, Rejection):
-        return delivery
-    chosen = [handler for name, handler in handlers.items() if only in (None, name)]
-    past = Past() if revision is None else await _past(chosen, revision, published)
+        event = event_at(service, revision)
+        if isinstance(event, Rejection):
+            return event
+        delivery = again_or_plain(service, event)
+        past = await _past(chosen, revision, published)
+        rows = [row for each in chosen for row in _rows(service, handlers, each, event, past)]
     return {
         "node": service.port.node,
         "applied_revision": service.port.revision,
         "event": _facts(delivery, revision),
         "publish_topics": list(publish_topics(service)),
-        "handlers": [
-            row
-            for name in (handler.name for handler in chosen)
-            for row in _rows(service, handlers, name, delivery, past, is_real=revision is not None)
-        ],
+        "handlers": rows,
     }
-
-
-def made_up(service: HookService, asked: Mapping[str, Any]) -> Delivery | Rejection:
-    """An event that is in no log; one of the cluster's own topics carries its payload as a trigger
-    does."""
-    topic, key, payload = asked.get("topic"), asked.get("key"), asked.get("payload")
-    if problem := validate_topic(topic):
-        return Rejection("malformed", problem)
-    assert isinstance(topic, str), "it would be a problem otherwise"
-    if key is not None and not isinstance(key, str):
-        return Rejection("malformed", "key: a text or nil")
-    if is_reserved(topic) and topic not in (topics := [*SYSTEM_TOPICS.values(), TRIGGER_TOPIC]):
-        nearest = closest(topic, topics)
-        hint = f'; did you mean "{nearest}"?' if nearest else ""
-        return Rejection("unknown_topic", f'the cluster has no topic "{topic}"{hint}')
-    try:
-        body = _bytes(payload, is_reserved(topic))
-    except (TypeError, ValueError, RecursionError) as error:
-        return Rejection("malformed", f"payload: not JSON: {error}")
-    headers = {TRIGGER_HEADER: topic} if is_reserved(topic) else None
-    data = (body, JSON_TYPE, headers)
-    revision = service.port.revision + 1
-    return deliver(
-        Event(
-            revision=revision,
-            topic=TRIGGER_TOPIC if is_reserved(topic) else topic,
-            key=key,
-            data=data,
-            actor=None,
-            correlation_id=None,
-            causation_id=None,
-            hops=0,
-            traceparent=None,
-            wall_ms=0,
-            log_index=0,
-            ordinal=0,
-            size_bytes=len(data[0]),
-        )
-    )
 
 
 def _rows(
     service: HookService,
     handlers: Mapping[str, KnownHandler],
-    name: str,
+    handler: KnownHandler,
+    event: Event,
+    past: Past,
+) -> list[Row]:
+    """What a handler makes of an event of the log: a row for each group that it is for, or one row
+    that says why it is for none."""
+    found: list[Row] = []
+    given = deliveries(service, handler, event)
+    for delivery, own_groups in given:
+        topics = publish_topics(service, delivery)
+        decision = routing.decide(handler.definition, delivery, topics)
+        base = routed(handler.definition, delivery, decision, service.port.node)
+        if not reaches(decision):
+            found.append({**base, "stage": Stage.NO_MATCH.value})
+            continue
+        found += [
+            {**base, **_place_row(service, handlers, handler, place, delivery, past)}
+            for place in places(service, handler, delivery, own_groups, past.given_up)
+        ] or [{**base, "stage": Stage.UNOWNED.value, "because": NOBODY}]
+    if not given:
+        plain = Decision(Verdict.PATTERN, handler.definition.pattern.text)
+        base = routed(handler.definition, deliver(event), plain, service.port.node)
+        gone = "the event that this one hands out again is gone: retention took it"
+        return [{**base, "stage": Stage.NO_MATCH.value, "because": gone}]
+    return [row for row in found if row["stage"] != Stage.NO_MATCH] or found[:1]
+
+
+def _place_row(
+    service: HookService,
+    handlers: Mapping[str, KnownHandler],
+    handler: KnownHandler,
+    place: Place,
     delivery: Delivery,
     past: Past,
-    *,
-    is_real: bool,
-) -> list[Row]:
-    """What a handler makes of an event, once for each of its groups."""
-    handler = handlers[name]
-    definition, node = handler.definition, service.port.node
-    groups = [group for group in handler.groups if is_in_use(definition, group)]
-    only = None
-    if is_real:
-        delivery, only = given_to(service, groups, delivery)
-    topics = publish_topics(service, delivery if is_real else None)
-    decision = routing.decide(definition, delivery, topics)
-    if not is_real and reaches(decision) and not routing.is_published(delivery.topic, topics):
-        # It is made up in the form of a triggered event, which nothing holds back.
-        decision = Decision(Verdict.NOT_PUBLISHED, ", ".join(topics))
-    asked = decision.kind not in (Verdict.PATTERN, Verdict.NOT_PUBLISHED)
-    parts = clauses(definition.filter, delivery) if asked else []
-    because = why(decision, delivery.topic, parts)
-    base: Row = {
-        "handler": handler.name,
-        "group": None,
-        "decision": decision.kind.value,
-        "clauses": parts,
-        "attempts": [],
-        "node": node,
-        "owner": None,
-    }
-    if not reaches(decision):
-        return [{**base, "stage": Stage.NO_MATCH.value, "because": because}]
-    if not is_real:
-        return [{**base, "stage": Stage.WOULD_RUN.value, "because": because}]
-    rows = [
-        {
-            **base,
-            **explain_place(
-                place,
-                switches(handler),
-                _in_hand(service, handlers, handler, place.group, delivery),
-                node=node,
-                revision=delivery.revision,
-                began=past.began.get(handler.name, 0),
-            ),
-            # What a node remembers it did for its own group: with scope node each has another.
-            "attempts": attempts(service, handler.name, delivery.revision)
-            if place.group == definition.group_of(node)
-            else [],
-        }
-        for place in places(service, handler, delivery, past.given_up)
-        if only in (None, place.group)
-    ]
-    nobody = "no node has taken the handler up yet"
-    return rows or [{**base, "stage": Stage.UNOWNED.value, "because": nobody}]
-
-
-def clauses(text: str | None, delivery: Delivery) -> list[list[Any]]:
-    """What each part of a handler's condition says of an event."""
-    known = None if text is None else condition(text)
-    if not isinstance(known, Condition):
-        return []
-    return [[clause, result] for clause, result in known.clauses(delivery)]
+) -> Row:
+    node, definition = service.port.node, handler.definition
+    memory = Memory()
+    if place.group == definition.group_of(node):  # with scope node each node has another
+        memory = Memory(
+            attempts=attempts(service, handler.name, delivery.revision),
+            stood_for_by=service.history.stood_for_by(handler.name, delivery.revision),
+        )
+    return explain_place(
+        place,
+        switches(handler),
+        _in_hand(service, handlers, handler, place.group, delivery),
+        node=node,
+        revision=delivery.revision,
+        began=past.began.get(handler.name, 0),
+        memory=memory,
+        coalesces=bool(definition.debounce_ms or definition.throttle_ms),
+    )
 
 
 def switches(handler: KnownHandler) -> Switches:
@@ -212,7 +167,7 @@ def attempts(service: HookService, name: str, revision: int) -> list[dict[str, A
     return [
         past.as_dict() | {"node": service.port.node}
         for past in reversed(service.history.of(name))
-        if past.revision == revision
+        if revision in past.revisions
     ]
 
 
@@ -241,11 +196,12 @@ def _awaited(
     """The first handler of `after` that has still something to do with an event."""
     for other in (handlers[name] for name in definition.after if name in handlers):
         topics = publish_topics(service, delivery)
+        own_groups = [group for group in other.groups if is_in_use(other.definition, group)]
         if (
             other.is_enabled
             and not other.is_removed
             and reaches(routing.decide(other.definition, delivery, topics))
-            and not all(is_settled(place) for place in places(service, other, delivery))
+            and not all(map(is_settled, places(service, other, delivery, own_groups)))
         ):
             return other.name
     return None
@@ -253,7 +209,7 @@ def _awaited(
 
 async def _past(handlers: Sequence[KnownHandler], revision: int, published: Published) -> Past:
     """What the log itself says since an event: the state keeps no list of what is over."""
-    given_up: Mapping[str, Mapping[str, Any]] = {}
+    given_up: Failures = {}
     if any(may_be_skipped(handler.definition) for handler in handlers):
         given_up = failures_of(await published(FAILED, revision), revision)
     starts = {handler.name: handler.definition.start for handler in handlers}
@@ -278,12 +234,3 @@ def _facts(delivery: Delivery, revision: int | None) -> dict[str, Any]:
         "replayed": delivery.replayed,
         "hops": event.hops,
     }
-
-
-def _bytes(payload: object, as_json: bool) -> bytes:
-    """The payload as the log would have it; a text of a user's topic is its bytes."""
-    if not as_json and isinstance(payload, bytes):
-        return payload
-    if not as_json and isinstance(payload, str):
-        return payload.encode()
-    return json.dumps({} if payload is None else payload, allow_nan=False).encode()

@@ -5,6 +5,7 @@ A handler is done with an event when its group is, which the cluster knows with 
 than is true.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import trio
@@ -15,12 +16,14 @@ from hooks.control.explanations import Published
 from hooks.control.known import KnownHandler, find_handler, publish_topics
 from hooks.control.places import (
     FAILED,
-    delivery_at,
+    Failures,
+    deliveries,
+    event_at,
     failures_of,
-    given_to,
     may_be_skipped,
     places,
 )
+from hooks.delivery import Delivery
 from hooks.execution.service import HookService
 from pubsub.rejection import Rejection
 
@@ -65,24 +68,46 @@ async def _wait(
         handler = find_handler(service, name)
         if isinstance(handler, Rejection):
             return handler
-        delivery = delivery_at(service, revision)
-        if isinstance(delivery, Rejection):
-            return delivery
-        delivery, only = given_to(service, handler.groups, delivery)
-        decision = routing.decide(handler.definition, delivery, publish_topics(service, delivery))
-        if not reaches(decision):
-            because = why(decision, delivery.topic)
+        event = event_at(service, revision)
+        if isinstance(event, Rejection):
+            return event
+        given = deliveries(service, handler, event)
+        if not given:
+            return Rejection("unknown_event", f"the event that {revision} hands out again is gone")
+        concerned = [
+            (delivery, own_groups)
+            for delivery, own_groups in given
+            if reaches(_decision(service, handler, delivery))
+        ]
+        if not concerned:
+            delivery, _ = given[0]
+            because = why(_decision(service, handler, delivery), delivery.topic)
             return _answer(name, revision, Stage.NO_MATCH.value, because)
-        found = places(service, handler, delivery)
-        if only is not None:
-            found = [place for place in found if place.group == only]
-        if found and all(is_settled(place) for place in found):
+        if (found := _places(service, handler, concerned)) and all(map(is_settled, found)):
             if may_be_skipped(handler.definition):
                 given_up = failures_of(await published(FAILED, revision), revision)
-                found = places(service, handler, delivery, given_up)
+                found = _places(service, handler, concerned, given_up)
             return _verdict(name, revision, found)
         await _applied(service)
         await trio.sleep(LOOK_EVERY_S)
+
+
+def _decision(service: HookService, handler: KnownHandler, delivery: Delivery) -> routing.Decision:
+    return routing.decide(handler.definition, delivery, publish_topics(service, delivery))
+
+
+def _places(
+    service: HookService,
+    handler: KnownHandler,
+    concerned: Sequence[tuple[Delivery, Sequence[str]]],
+    given_up: Failures | None = None,
+) -> list[Place]:
+    """The event in every group of the handler that it is for."""
+    return [
+        place
+        for delivery, own_groups in concerned
+        for place in places(service, handler, delivery, own_groups, given_up)
+    ]
 
 
 def _verdict(name: str, revision: int, found: list[Place]) -> dict[str, Any]:

@@ -56,7 +56,10 @@ def _stage(
     """The stage, why, and when something happens next."""
     match item.state:
         case State.RUNNING:
-            return Stage.RUNNING, f"attempt {item.attempt} is under way", None
+            return Stage.RUNNING, _under_way(partition, item), None
+        case State.FINISHED if item.newer is not None:
+            stands = f"event {item.newer} of its key stands for it"
+            return Stage.ENDED, f"it is not run: {stands}, which is not written down yet", None
         case State.FINISHED:
             ended = "it was given up" if item.error or item.skipped else "it was dealt with"
             return Stage.ENDED, f"{ended}, which is not written down yet", None
@@ -84,6 +87,15 @@ def _held(
     if work.running >= work.definition.concurrency:
         return f"{work.running} attempts run, as many as may (concurrency)", None
     return "it waits for its turn", None
+
+
+def _under_way(partition: PartitionWork, item: Item) -> str:
+    """The events of a batch share one attempt, and so its scope."""
+    told = f"attempt {item.attempt} is under way"
+    batch = [other.revision for other in partition.open.values() if other.scope is item.scope]
+    if item.scope is None or len(batch) == 1:
+        return told
+    return f"{told}, at a batch of {len(batch)} events, of which {max(batch)} is the newest"
 
 
 def _behind(queue: Iterable[Item], item: Item) -> str:

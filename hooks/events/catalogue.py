@@ -11,12 +11,15 @@ from hooks.events.schema import DIALECT, EventType, Field
 from pubsub.events import SYSTEM_TOPICS
 from pubsub.topics import Pattern, closest, validate_pattern
 
-VERSION: Final = 2  # of the catalogue: rises with every type or field that is added
+VERSION: Final = 3  # of the catalogue: rises with every type or field that is added
 
 # A trigger is a fact of its own that carries the topic it imitates: `hooks/delivery.py`. Stored
 # under its text, not under a code, since before there were codes for topics of hooks.
 TRIGGERED: Final = "hooks.hook.triggered"
 TRIGGERED_TOPIC_HEADER: Final = "triggered-topic"
+
+# Of what a handler did with an event below this nothing is said: that would be one more of them.
+ABOUT_HOOKS: Final = "hooks.hook."
 
 _KEY: Final = Field("string", "The key.")
 _REVISION_BEFORE: Final = Field("integer", "The revision that the key was at before.")
@@ -204,7 +207,9 @@ _HOOK: Final = (
         {
             "topic": Field("string", "The topic that it imitates."),
             "key": Field("string|null", "The key that was given."),
-            "payload": Field("any", "The payload that was given."),
+            "payload": Field(
+                "any", "The payload that was given; bytes that are no text as base64."
+            ),
         },
     ),
     EventType(
@@ -233,6 +238,23 @@ _HOOK: Final = (
             "error": Field("string|null", "What the last attempt said."),
             "node": Field("string|null", "Where the last attempt was made."),
             "verdict": Field("string", "What became of it.", ("dead_letter", "skipped")),
+        },
+    ),
+    EventType(
+        "hooks.hook.executed",
+        "A handler with `report_executions` has handled an event, and its effects are committed. Of"
+        " events below `hooks.hook.` this is not said.",
+        {
+            "handler": _HANDLER,
+            "revision": Field("integer", "The event; of a batch the newest."),
+            "topic": Field("string", "The event's topic."),
+            "key": Field("string|null", "The event's key."),
+            "attempts": Field("integer", "How often it was tried, the last time with success."),
+            "events": Field(
+                "integer", "How many events the attempt was at: 1, and of a batch more."
+            ),
+            "node": Field("string|null", "Where it was handled."),
+            "duration_ms": Field("integer", "How long the last attempt took."),
         },
     ),
     EventType(

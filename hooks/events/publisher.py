@@ -121,11 +121,13 @@ def _user_event(event: Event) -> Payload:
 
 
 def _triggered(event: Event) -> Payload:
-    body, _, headers = event.data[:3]
-    try:
-        given = json.loads(body)
-    except (ValueError, RecursionError):
-        given = _text(body)[0]
+    body, content_type, headers = event.data[:3]
+    given: Any = _text(body)[0]
+    if content_type == cloudevents.JSON_TYPE:
+        try:
+            given = json.loads(body)
+        except (ValueError, RecursionError):
+            pass  # shown as the text that it is
     return {"topic": headers[TRIGGERED_TOPIC_HEADER], "key": event.key, "payload": given}
 
 

@@ -115,15 +115,16 @@ class Attempts:
             if outcome is None:
                 outcome = await self._runners[attempt.handler.type].execute(attempt)
         now_ms = port.monotonic_ms()
+        took_ms = now_ms - started_ms
         self.under_way -= 1
         for item in items:
             del self._items[item]
-        self._history.note(attempt, outcome, wall_ms, now_ms - started_ms)
+        self._history.note(attempt, outcome, wall_ms, took_ms)
         if outcome is None:
             work.cancel(items)
         else:
-            work.metrics.note(outcome, now_ms - started_ms)
-            work.end(items, outcome, now_ms, port.random())
+            work.metrics.note(outcome, took_ms)
+            work.end(items, outcome, now_ms, port.random(), took_ms)
         if isinstance(outcome, Failed):
             port.log.warning(
                 "attempt failed",

@@ -5,11 +5,14 @@ from typing import Any
 
 import trio
 
+from hooks.execution.history import History
 from hooks.execution.lane import Lane
 from hooks.execution.progress import Checkpoint, Progress
 from hooks.execution.work import HandlerWork
 from hooks.limits import HookLimits
 from hooks.ports import ClusterPort, Unavailable
+from pubsub import groups
+from pubsub.consumer_groups.checkpoint import REFUSED
 from pubsub.rejection import Rejection
 
 
@@ -21,6 +24,7 @@ class Checkpoints:
         port: ClusterPort,
         member: str,
         limits: HookLimits,
+        history: History,
         *,
         on_fenced: Callable[[], None],
         on_answer: Callable[[], None],
@@ -29,6 +33,7 @@ class Checkpoints:
         self._port = port
         self._member = member
         self._limits = limits
+        self._history = history
         self._on_fenced = on_fenced
         self._on_answer = on_answer
 
@@ -51,29 +56,52 @@ class Checkpoints:
     async def _send(self, lane: Lane, checkpoint: Checkpoint) -> None:
         progress, work = lane.progress, lane.work
         arguments = [lane.place.group, self._member, checkpoint.rows, checkpoint.effects]
-        result = await self._submit(arguments)
+        result, is_repeated = await self._submit(arguments)
         if isinstance(result, Rejection):
             await self._on_refusal(work, result)
             progress.refused()
         else:
-            self._confirm(progress, result)
+            refused = [(revision, f"{code}: {detail}") for _, revision, code, detail in result]
+            if is_repeated:
+                refused += self._refused_before(lane.place.group, checkpoint)
+            self._confirm(progress, checkpoint, refused)
         self._on_answer()
 
-    def _confirm(self, progress: Progress, refused: Sequence[Any]) -> None:
-        for _, revision, code, detail in refused:
+    def _refused_before(self, group: str, checkpoint: Checkpoint) -> list[tuple[int, str]]:
+        """What was refused when a checkpoint was applied whose answer was lost: applied again it
+        says nothing of that, and the dead letters do."""
+        found: list[tuple[int, str]] = []
+        unit: Any
+        for unit in checkpoint.effects:
+            for revision in (unit[1], *(unit[3] if len(unit) > 3 else ())):  # with its batch
+                for letter in groups.dead_letters(self._port.connection, group, revision - 1, 1):
+                    error = str(letter["error"])
+                    if letter["revision"] == revision and error.startswith(REFUSED):
+                        found.append((revision, error.removeprefix(REFUSED)))
+        return found
+
+    def _confirm(
+        self, progress: Progress, checkpoint: Checkpoint, refused: Sequence[tuple[int, str]]
+    ) -> None:
+        handler = progress.work.definition.name
+        for revision, reason in refused:
             self._port.log.warning(
-                "effects refused",
-                handler=progress.work.definition.name,
-                revision=revision,
-                reason=f"{code}: {detail}",
+                "effects refused", handler=handler, revision=revision, reason=reason
             )
+            self._history.note_refused(handler, revision, reason)
+        for item in checkpoint.items:
+            if item.newer is not None:
+                self._history.note_coalesced(handler, item.revision, item.newer)
         progress.confirmed(len(refused))
 
-    async def _submit(self, arguments: Sequence[object]) -> Any:
+    async def _submit(self, arguments: Sequence[object]) -> tuple[Any, bool]:
+        """The answer, and whether it was asked for more than once."""
+        is_repeated = False
         while True:
             try:
-                return await self._port.submit("group.checkpoint", arguments)
+                return await self._port.submit("group.checkpoint", arguments), is_repeated
             except Unavailable:
+                is_repeated = True
                 await trio.sleep(self._limits.rejected_pause_ms / 1000)
 
     async def _on_refusal(self, work: HandlerWork, refusal: Rejection) -> None:

@@ -4,8 +4,6 @@ A node has one at a time, and during a reload the new one beside the old (`runti
 decides nothing itself.
 """
 
-import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,13 +12,13 @@ import trio
 from hooks.configuration.config import HooksConfig, LoadProblem, as_problem, assemble
 from hooks.configuration.definition import HandlerDefinition, HandlerType, Problem
 from hooks.configuration.discovery import Directory, read_directory
-from hooks.execution.attempt import Runner
+from hooks.execution.attempt import Runner, bounded
 from hooks.execution.service import HookService
 from hooks.handlers.host import Host, HostNotStarted
 from hooks.handlers.inprocess import InlineRunner
 from hooks.handlers.rendered import Aside, FileRunner
-from hooks.handlers.shell import BASE_ENVIRONMENT, ShellRunner, command_line
-from hooks.limits import DEFAULT_LIMITS, HookLimits
+from hooks.handlers.shell import ShellRunner, missing
+from hooks.limits import DEFAULT_LIMITS, PROBLEM_BYTES_MAX, HookLimits
 from hooks.ports import ClientFactory, Clients, ClusterPort, Spawn
 from hooks.registry import Registry
 
@@ -62,9 +60,10 @@ class Generation:
         """With `registry`, Python handlers are called in this process; without, in a handler host.
         With a `predecessor`, what that one could load must load again."""
         self.config = config
-        self.service: HookService | None = None  # there once `run` has reported that it started
+        self.service: HookService | None = None  # there once it serves
         self.host: Host | None = None
         self.problems: tuple[LoadProblem, ...] = ()  # what this node runs without
+        self._may_serve, self._serves = trio.Event(), trio.Event()
         self._on = on
         self._boot_id = boot_id
         self._registry = registry
@@ -91,32 +90,37 @@ class Generation:
             )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until `stop` or until cancelled. Raises HostNotStarted or HooksRefused, before it
-        reports that it started, when the configuration cannot be run as it is."""
+        """Load and report that; serve from `serve` on, until `stop` or until cancelled. Raises
+        HostNotStarted or HooksRefused, instead of the report, when the configuration cannot be run
+        as it is. Loading asks nothing of the cluster."""
         refusal: HostNotStarted | HooksRefused | None = None
         async with trio.open_nursery() as nursery:
             try:
                 if self.host is not None:
                     await nursery.start(self.host.run)
-                service = self._make_service(nursery)
+                handlers = self._load()
             except (HostNotStarted, HooksRefused) as error:
                 refusal = error  # raised below, where no nursery wraps it
             else:
-                self.service = service
-                if self._predecessor is not None and self._predecessor.service is not None:
-                    self._predecessor.service.retire()
-                nursery.start_soon(self._files.start, [h for h in service.handlers if h.enabled])
-                await service.run(task_status=task_status)
+                task_status.started()
+                await self._may_serve.wait()
+                await self._serve(handlers, nursery)
             nursery.cancel_scope.cancel()
         if refusal is not None:
             raise refusal
+
+    async def serve(self) -> None:
+        """Take part in the cluster with what was loaded; returns once it does."""
+        self._may_serve.set()
+        await self._serves.wait()
 
     async def stop(self, drain_ms: int | None = None) -> None:
         """Stop so that nothing runs again (see `HookService.stop`)."""
         if self.service is not None:
             await self.service.stop(drain_ms)
 
-    def _make_service(self, nursery: trio.Nursery) -> HookService:
+    def _load(self) -> tuple[HandlerDefinition, ...]:
+        """The handlers that this node can run."""
         handlers: tuple[HandlerDefinition, ...] = ()
         if self.config.enabled:
             source = self._registry.found if self._registry else []
@@ -128,7 +132,25 @@ class Generation:
                 raise HooksRefused([as_problem(problem) for problem in fatal])
             handlers, self.problems = assembly.handlers, assembly.problems
         self._tell(handlers)
+        return handlers
+
+    async def _serve(self, handlers: tuple[HandlerDefinition, ...], nursery: trio.Nursery) -> None:
         before = self._predecessor.service if self._predecessor is not None else None
+        self.service = service = self._make_service(handlers, before, nursery)
+        if before is not None:
+            before.retire()
+        files = [handler for handler in service.handlers if handler.enabled]
+        nursery.start_soon(self._files.start, files, service.note_problem)
+        async with trio.open_nursery() as serving:
+            await serving.start(service.run)
+            self._serves.set()
+
+    def _make_service(
+        self,
+        handlers: tuple[HandlerDefinition, ...],
+        before: HookService | None,
+        nursery: trio.Nursery,
+    ) -> HookService:
         return HookService(
             self._on.port,
             (*handlers, *(problem.handler for problem in self.problems if problem.handler)),
@@ -153,8 +175,8 @@ class Generation:
         for problem in self.problems:
             log.error("not loaded", handler=problem.name, reason=str(problem))
         for handler in handlers:
-            if missing := self._missing(handler):
-                log.warning("handler will fail", handler=handler.name, reason=missing)
+            if handler.enabled and (reason := missing(handler, self._on.environment)):
+                log.warning("handler will fail", handler=handler.name, reason=reason)
 
     def _needs_host(self) -> bool:
         handlers = [
@@ -179,24 +201,6 @@ class Generation:
             runners[HandlerType.IN_PROCESS] = inline
         return runners
 
-    def _missing(self, handler: HandlerDefinition) -> str | None:
-        """What a shell handler needs and this machine does not have, as far as one can see."""
-        if handler.type is not HandlerType.SHELL or not handler.enabled:
-            return None
-        if refusal := self.config.shell.refusal(handler):
-            return refusal
-        folder = handler.working_dir
-        if folder is not None and not os.path.isdir(folder):
-            return f"working_dir {folder} is not a folder"
-        program = command_line(handler)[0]
-        environment = self._on.environment
-        path = environment.get("PATH") if "PATH" in handler.env else BASE_ENVIRONMENT["PATH"]
-        if shutil.which(
-            os.path.join(folder or "", program) if "/" in program else program, path=path
-        ):
-            return None
-        return f"command {program} is not there or not executable"
-
 
 def by_name(problems: Iterable[LoadProblem], loaded: Sequence[str]) -> dict[str, str]:
     """Why something could not be loaded, by the name of the handler if that is known. A problem
@@ -204,5 +208,7 @@ def by_name(problems: Iterable[LoadProblem], loaded: Sequence[str]) -> dict[str,
     found: dict[str, str] = {}
     for problem in problems:
         is_other = problem.handler is None and problem.name in loaded
-        found[problem.place or problem.text if is_other else problem.name] = str(problem)
+        key = problem.place or problem.text if is_other else problem.name
+        text = f"{found[key]}; {problem}" if key in found else str(problem)
+        found[key] = bounded(text, PROBLEM_BYTES_MAX)
     return found

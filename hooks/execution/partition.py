@@ -69,6 +69,7 @@ class Item:
 
     error: str | None = None  # of an event given up
     skipped = False  # given up without a dead letter
+    newer: int | None = None  # the event of its key that is handled in its place
     failure: Failed | None = None  # its condition could not be evaluated
     held: Held | None = None  # why it is held, or was when it was held last
     due_ms = 0  # WAITING, HELD: until when
@@ -80,6 +81,7 @@ class Item:
     alone = False  # shares no attempt any more
     others: tuple[int, ...] = ()  # the newest of a batch: the revisions of the rest
     epoch = 0  # of the breaker, when its attempt began
+    took_ms: int | None = None  # its last attempt succeeded, and is to be reported
 
     def __init__(self, delivery: Delivery, partition: "PartitionWork", key: str) -> None:
         self.delivery: Delivery | None = delivery  # let go of when finished: it may be large
@@ -112,6 +114,9 @@ class Item:
     def finish(self) -> None:
         self.state = State.FINISHED
         self.delivery = None
+
+    def executed(self) -> list[object]:
+        return [self.revision, self.attempt, self.took_ms or 0, 1 + len(self.others)]
 
     def letter(self, bytes_max: int) -> list[object]:
         return [self.revision, self.attempt, bounded(self.error or "", bytes_max)]
@@ -181,6 +186,7 @@ class PartitionWork:
         assert item.delivery is not None
         older = Item(item.delivery, self, item.key)
         older.finish()
+        older.newer = delivery.revision
         self.open[older.revision] = older
         size_bytes = delivery.event.size_bytes
         self.bytes += size_bytes - item.size_bytes

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hooks.execution.partition import Item, PartitionWork, State
 from hooks.execution.work import HandlerWork
 from hooks.limits import HookLimits
-from pubsub.limits import CHECKPOINT_EFFECTS_MAX
+from pubsub.limits import CHECKPOINT_EFFECTS_MAX, EXECUTED_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +28,11 @@ class Progress:
     """Turns the finished events of a `HandlerWork` into checkpoints."""
 
     def __init__(
-        self, work: HandlerWork, limits: HookLimits, now_ms: int, *, extended_rows: bool = False
+        self, work: HandlerWork, limits: HookLimits, now_ms: int, *, entry_version: int = 1
     ) -> None:
-        """`extended_rows`: the cluster knows what version 2 of its entries added to a checkpoint;
-        it may be set at any time."""
-        self.extended_rows = extended_rows
+        """`entry_version`: of what versions of entries added to a checkpoint, the cluster knows
+        that up to this one; it may be set at any time."""
+        self.entry_version = entry_version
         self.under_way: Checkpoint | None = None
         self.work = work
         self._limits = limits
@@ -119,12 +119,17 @@ class Progress:
     def _take_finished(self) -> list[Item]:
         """Mark what fits into one command, in the order in which it finished."""
         items: list[Item] = []
-        size, units = 0, 0
+        size, units, executed = 0, 0, 0
         for item in self.work.finished:
             size += item.effects_bytes
             units += bool(item.effects)
-            full = size > self._limits.checkpoint_bytes_max or units > CHECKPOINT_EFFECTS_MAX
-            if full and items:  # never within a batch: its newest event has all of its effects
+            executed += item.took_ms is not None
+            full = (
+                size > self._limits.checkpoint_bytes_max
+                or units > CHECKPOINT_EFFECTS_MAX
+                or executed > EXECUTED_MAX
+            )
+            if full and items:  # never within a batch: its newest event stands for all of it
                 break
             item.included = True
             items.append(item)
@@ -148,15 +153,19 @@ class Progress:
         done = sorted(item.revision for item in included if item.revision > floor)
         completed = len(included) - len(letters)
         row = [partition.number, partition.token, floor, done, release, completed, letters]
-        if self.extended_rows and len(given_up) > len(letters):
-            row.append([item.letter(bytes_max) for item in given_up if item.skipped])
+        skipped = [item.letter(bytes_max) for item in given_up if item.skipped]
+        executed = [item.executed() for item in included if item.took_ms is not None]
+        if self.entry_version >= 3 and executed:
+            row += [skipped, executed]
+        elif self.entry_version >= 2 and skipped:
+            row.append(skipped)
         return row
 
     def _unit(self, item: Item) -> list[object]:
         """The effects of an event, or of a batch under its newest event."""
         operations = [effect.to_wire() for effect in item.effects]
         unit: list[object] = [item.partition.number, item.revision, operations]
-        if self.extended_rows and item.others:
+        if self.entry_version >= 2 and item.others:
             unit.append(list(item.others))
         return unit
 

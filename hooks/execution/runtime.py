@@ -2,6 +2,7 @@
 
     runtime = HookRuntime(port, config, boot_id=..., environment=os.environ)
     await nursery.start(runtime.run)      # refuses here what is wrong with modules and handlers
+    await runtime.serve()                 # only this needs the cluster
     ...
     await runtime.reload(config)          # refuses what is wrong, and goes on as before
     ...
@@ -80,7 +81,7 @@ class HookRuntime:
 
     @property
     def service(self) -> HookService | None:
-        """The service that speaks for this node; there once `run` has reported that it started."""
+        """The service that speaks for this node; there once it serves."""
         return self._current.service
 
     @property
@@ -98,8 +99,9 @@ class HookRuntime:
         return self._registry is not None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until `stop` or until cancelled. Raises HostNotStarted or HooksRefused, before it
-        reports that it started, when the configuration cannot be run as it is."""
+        """Load and report that; serve from `serve` on, until `stop` or until cancelled. Raises
+        HostNotStarted or HooksRefused, instead of the report, when the configuration cannot be run
+        as it is."""
         refusal: HostNotStarted | HooksRefused | None = None
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -114,6 +116,10 @@ class HookRuntime:
         if refusal is not None:
             raise refusal
 
+    async def serve(self) -> None:
+        """Take part in the cluster with what `run` has loaded; returns once it does."""
+        await self._current.serve()
+
     async def reload(self, config: HooksConfig, registry: Registry | None = None) -> None:
         """Run `config` in the place of what runs; returns when the old one has ended, which takes
         as long as its longest attempt. Raises HostNotStarted or HooksRefused when it cannot be
@@ -126,6 +132,7 @@ class HookRuntime:
                 old = self._current
                 new = self._make(config, registry or self._registry, old)
                 await self._nursery.start(new.run)
+                await new.serve()
                 self._generations.append(new)
                 self._current = new
                 assert new.service is not None, "it has started"

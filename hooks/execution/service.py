@@ -86,10 +86,16 @@ class HookService:
         )
         self._attempts = Attempts(port, runners, limits, self.history, self._wake)
         self._checkpoints = Checkpoints(
-            port, self.member, limits, on_fenced=self._on_fenced, on_answer=self._look_again
+            port,
+            self.member,
+            limits,
+            self.history,
+            on_fenced=self._on_fenced,
+            on_answer=self._look_again,
         )
         self._reading = Reading(port, limits)
         self._predecessors = Predecessors(port.node)
+        self._noted: dict[str, str] = {}  # see `note_problem`
         self._blocked: dict[str, Blocked] = {}
         self._seen: tuple[object, ...] | None = None  # of what the lanes were placed by
         self._assignments_version = -1
@@ -139,6 +145,13 @@ class HookService:
         finally:
             self._nursery = None
             unwatch()
+
+    def note_problem(self, handler: str, problem: str | None) -> None:
+        """Why a handler that takes part does not do what it is for on this node; None: it does."""
+        self._noted.pop(handler, None)
+        if problem is not None:
+            self._noted[handler] = problem
+        self._look_again()
 
     def retire(self) -> None:
         """Another service takes this one's place: join nothing more, speak for nobody."""
@@ -205,7 +218,7 @@ class HookService:
         registering = self.registering
         if registering.is_settled:
             changes = registrations.changes(connection) if registering.is_known else 0
-            seen = (registering.is_known, changes, self.port.leads)
+            seen = (registering.is_known, self.port.entry_version, changes, self.port.leads)
             if seen != self._seen or self._lanes.has_gone():
                 self._seen = seen
                 self.session.is_succession_known = registering.is_known
@@ -214,10 +227,11 @@ class HookService:
                 else:
                     self._place(InForce.of_files(self._publish_topics))
                 for lane in self.lanes:
-                    lane.progress.extended_rows = registering.is_known
+                    lane.progress.entry_version = self.port.entry_version
                 self._lanes.may_join = True
                 registering.look_again()
-            registering.tell({lane.name: lane.problem for lane in self.lanes if lane.problem})
+            unplaced = {lane.name: lane.problem for lane in self.lanes if lane.problem}
+            registering.tell({**self._noted, **unplaced})
         self._follow_assignments()
         self.changed.set()
         self.changed = trio.Event()

@@ -217,7 +217,14 @@ class HandlerWork:
             self.running += 1
         return items
 
-    def end(self, items: Sequence[Item], outcome: Outcome, now_ms: int, random: float) -> None:
+    def end(
+        self,
+        items: Sequence[Item],
+        outcome: Outcome,
+        now_ms: int,
+        random: float,
+        took_ms: int = 0,
+    ) -> None:
         """An attempt ended; `random` in [0, 1) spreads the retries."""
         self.running -= 1
         newest = items[-1]
@@ -229,6 +236,8 @@ class HandlerWork:
         if not isinstance(outcome, Failed):
             newest.effects = outcome.effects
             newest.effects_bytes = sum(effect.size_bytes for effect in outcome.effects)
+            if self.definition.report_executions:
+                newest.took_ms = took_ms
             self._finish(items, now_ms)
             return
         on_failure = self.definition.on_failure

@@ -4,7 +4,8 @@
                    [RUN, id, handler_id, handler name, [delivery, ...], attempt, token, cluster_id,
                     timeout_ms, coalesced]
                    [CANCEL, id]
-    host -> node   [READY, [[handler_id, where, pattern, options], ...],
+    host -> node   [LOADING, name]   a module, file or entry point, before it is imported
+                   [READY, [[handler_id, where, pattern, options], ...],
                     [[name, text, suggestion], ...], files]                or
                    [REFUSED, text]                                         the modules do not load
                    [DONE, id, effects]
@@ -25,7 +26,7 @@ from typing import Any, Final
 
 import msgpack
 
-VERSION: Final = 2
+VERSION: Final = 3
 
 START: Final = 1
 RUN: Final = 2
@@ -36,6 +37,7 @@ DONE: Final = 12
 FAILED: Final = 13
 STUCK: Final = 14
 LOG: Final = 15
+LOADING: Final = 16
 
 
 class FrameReader:

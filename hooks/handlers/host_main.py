@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -287,9 +287,10 @@ def main() -> None:
     settings = more[0]
     sys.path += settings["paths"]
     try:
-        code = load_code(CodeSources(*settings["sources"]))
+        on_load = partial(pipes.send, frames.LOADING)
+        code = load_code(CodeSources(*settings["sources"]), on_load=on_load)
         registry = code.registry
-        found = [[f.handler_id, f.where, f.pattern, dict(f.options)] for f in registry.found]
+        found = [[f.handler_id, f.where, f.pattern, _plain(f.options)] for f in registry.found]
         problems = [[each.name, each.text, each.suggestion] for each in code.problems]
         pipes.send(frames.READY, found, problems, code.files)
     except BaseException:  # also what a module raises to leave: the node must hear of it
@@ -297,6 +298,19 @@ def main() -> None:
         return
     limits = HookLimits(**settings["limits"])
     trio.run(_Server(pipes, registry, limits, settings["client"]).serve, reader)
+
+
+def _plain(options: Mapping[str, object]) -> dict[str, object]:
+    """The options of a decorator without what no message can carry, and no key takes: None stands
+    in its place, and is refused where the options are checked."""
+    plain: dict[str, object] = {}
+    for key, value in options.items():
+        try:
+            frames.pack(value)
+            plain[key] = value
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            plain[key] = None
+    return plain
 
 
 def _read_forever(pipes: _Pipes, reader: frames.FrameReader, on_messages: Any) -> None:

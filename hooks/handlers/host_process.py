@@ -22,6 +22,7 @@ from hooks.limits import HookLimits
 from hooks.ports import Log, Spawn
 
 _READ_BYTES: Final = 64 * 1024
+_WORDLESS: Final = "it ended without a word"
 _LAST_WORDS_SECONDS: Final = 0.5  # to read what a dead process had printed
 
 
@@ -84,6 +85,7 @@ class HostProcess:
         self._spawn = spawn
         self._verdict = trio.Event()  # on the first start
         self._problem: str | None = None
+        self._loading = ""  # what it imports at the moment
         self._ready = trio.Event()
         self._flights: dict[int, _Flight] = {}
         self._identifier = 0
@@ -151,7 +153,8 @@ class HostProcess:
 
     async def _live(self) -> None:
         """One life of the process, from its start to its burial."""
-        self._problem = "it ended without a word"
+        self._problem = _WORDLESS
+        self._loading = ""
         self._blamed, self._overdue = None, False
         self._outbox = []
         process = await self._spawn(
@@ -240,6 +243,9 @@ class HostProcess:
                 message[1], self._log.error if message[1] == "error" else self._log.warning
             )
             write(message[2], **{str(name): value for name, value in message[3].items()})
+        elif kind == frames.LOADING:
+            self._loading = f": it was at {message[1]}"
+            self._problem = _WORDLESS + self._loading
         elif kind == frames.READY:
             self.functions = [
                 RegisteredFunction(
@@ -263,7 +269,9 @@ class HostProcess:
         with trio.move_on_after(self._limits.host_start_ms_max / 1000):
             await self._ready.wait()
         if not self._ready.is_set():
-            self._problem = f"its modules did not load in {self._limits.host_start_ms_max} ms"
+            self._problem = (
+                f"its modules did not load in {self._limits.host_start_ms_max} ms{self._loading}"
+            )
             _kill(process)
             return
         while True:

@@ -12,6 +12,7 @@ would leave what it points to as it was, and following it would let somebody els
 import os
 import stat
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from math import inf
 from typing import Any, Final
 
 import trio
@@ -24,6 +25,8 @@ from hooks.ports import ClusterPort
 from pubsub import groups
 
 Aside = Callable[..., Awaitable[Any]]  # runs function(*arguments) where it may wait for a disk
+
+Note = Callable[[str, str | None], None]  # a handler, and why it does not work here; None: it does
 
 _LEFT_OUT_SHOWN: Final = 10
 
@@ -46,25 +49,38 @@ class FileRunner:
         self._limits = limits
         self._aside = aside
         self._turns: dict[str, trio.Lock] = {}  # by path: one writer at a time
+        self._failing: dict[str, None] = {}  # handlers whose rendering at the start failed
+        self._note: Note = lambda handler, problem: None
         self._told: dict[str, tuple[tuple[str, str], ...]] = {}  # by handler: what was left out
 
-    async def start(self, handlers: Iterable[HandlerDefinition]) -> None:
+    async def start(self, handlers: Iterable[HandlerDefinition], note: Note) -> None:
         """Render the files of those handlers that are of this type: now, and of a handler that the
         cluster does not know yet once more when its place in the log begins. What changed before
-        that is no event of it, what changes after is one."""
+        that is no event of it, what changes after is one.
+
+        What fails has no event that would be tried again: it is a problem of its handler, and is
+        rendered again after a while, until that or an event's attempt succeeds."""
+        self._note = note
         files = [handler for handler in handlers if handler.type is HandlerType.FILE]
         new = [handler for handler in files if not self._has_place(handler)]
         for handler in files:
             await self._render_first(handler)
         applied = trio.Event()
         unwatch = self._port.watch_applied(lambda: applied.set())
+        pause_s = self._limits.backoff_ms_max / 1000
+        again_at = trio.current_time() + pause_s
         try:
-            while new:
-                for handler in [each for each in new if self._has_place(each)]:
-                    new.remove(handler)
+            while new or self._failing:
+                due = [handler for handler in new if self._has_place(handler)]
+                new = [handler for handler in new if handler not in due]
+                if trio.current_time() >= again_at:
+                    again_at = trio.current_time() + pause_s
+                    due += [h for h in files if h.name in self._failing and h not in due]
+                for handler in due:
                     await self._render_first(handler)
-                if new:
-                    await applied.wait()
+                if not due:
+                    with trio.move_on_at(again_at if self._failing else inf):
+                        await applied.wait()
                     applied = trio.Event()
         finally:
             unwatch()
@@ -76,9 +92,12 @@ class FileRunner:
     async def _render_first(self, handler: HandlerDefinition) -> None:
         outcome = await self.render(handler)
         if isinstance(outcome, Failed):
-            self._port.log.error(
-                "file not rendered at the start", handler=handler.name, error=outcome.error
-            )
+            if handler.name not in self._failing:
+                self._port.log.error(
+                    "file not rendered at the start", handler=handler.name, error=outcome.error
+                )
+            self._failing[handler.name] = None
+            self._note(handler.name, f"not rendered at the start: {outcome.error}")
 
     async def execute(self, attempt: Attempt) -> Outcome:
         return await self.render(attempt.handler)
@@ -105,6 +124,9 @@ class FileRunner:
                 written = await self._aside(replace_file, *arguments)
             except OSError as error:
                 return self._failed(f"{path} cannot be written: {_reason(error)}")
+        if handler.name in self._failing:
+            del self._failing[handler.name]
+            self._note(handler.name, None)
         self._tell(handler, rendering.left_out)
         done = f"{len(content)} bytes written" if written else "unchanged"
         said = [f"{done}, {rendering.entries} entries"]

@@ -10,6 +10,7 @@ has no effects: those need code that returns them.
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Mapping
 from subprocess import PIPE
@@ -17,7 +18,7 @@ from typing import Final
 
 import trio
 
-from hooks.configuration.definition import HandlerDefinition
+from hooks.configuration.definition import HandlerDefinition, HandlerType
 from hooks.configuration.sections import ShellRules
 from hooks.delivery import event_id
 from hooks.execution.attempt import Attempt, Failed, FailureKind, Outcome, Succeeded, bounded
@@ -181,6 +182,21 @@ class ShellRunner:
 def command_line(handler: HandlerDefinition) -> list[str]:
     """The argument vector: the command's own, or that of the shell it is given to."""
     return ["/bin/sh", "-c", handler.command[0]] if handler.shell else list(handler.command)
+
+
+def missing(handler: HandlerDefinition, available: Mapping[str, str]) -> str | None:
+    """What a shell handler needs and this machine does not have, as far as one can see; `available`
+    is the node's environment."""
+    if handler.type is not HandlerType.SHELL:
+        return None
+    folder = handler.working_dir
+    if folder is not None and not os.path.isdir(folder):
+        return f"working_dir {folder} is not a folder"
+    program = command_line(handler)[0]
+    path = available.get("PATH") if "PATH" in handler.env else BASE_ENVIRONMENT["PATH"]
+    if shutil.which(os.path.join(folder or "", program) if "/" in program else program, path=path):
+        return None
+    return f"command {program} is not there or not executable"
 
 
 def limiting(handler: HandlerDefinition) -> list[str]:

@@ -1,9 +1,9 @@
 """The consumer groups of handlers, where what is known of a handler decides about them.
 
-A handler has one group, and with scope node one for each node. Whoever disables a handler pauses
-them. Groups that nobody uses any more, because no node has the handler, or this node has not, or
-the scope is another one now, keep their place and their dead letters, and retention does not wait
-for them.
+A handler has one group, and with scope node one for each node. Whoever disables a handler holds
+them, whoever else pauses them. Groups that nobody uses any more, because no node has the handler,
+or this node has not, or the scope is another one now, keep their place and their dead letters, and
+retention does not wait for them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,6 +23,7 @@ from pubsub.apply import Apply
 from pubsub.rejection import Rejection
 
 _NODE: Final = Scope.NODE.value
+HOLDS_SINCE: Final = 3  # entries before this version paused the groups of a disabled handler
 
 
 def by_handler(connection: apsw.Connection) -> dict[str, list[str]]:
@@ -84,10 +85,23 @@ def settle(apply: Apply, handler: str, used_before: Mapping[str, bool]) -> None:
             groups.protect(apply, group, now[group])
 
 
-def pause(apply: Apply, own_groups: Iterable[str]) -> None:
-    """The groups of a handler hand out nothing."""
+def hold(apply: Apply, own_groups: Iterable[str]) -> None:
+    """The groups of a handler hand out nothing: it is disabled."""
     for group in own_groups:
-        groups.pause(apply, group)
+        if apply.version >= HOLDS_SINCE:
+            groups.hold(apply, group)
+        else:
+            groups.pause(apply, group)
+
+
+def release(apply: Apply, own_groups: Iterable[str]) -> None:
+    """The groups of a handler go on, but for those that somebody paused.
+
+    What an older entry disabled is paused and not held: it goes on, too.
+    """
+    for group in own_groups:
+        if apply.version < HOLDS_SINCE or not groups.release(apply, group):
+            groups.resume(apply, group)
 
 
 def remove_of_node(apply: Apply, node: str) -> None:
@@ -98,26 +112,49 @@ def remove_of_node(apply: Apply, node: str) -> None:
 
 
 def define(apply: Apply, group: Any, *arguments: Any) -> int | Rejection:
-    """`group.define`: as for any group; that of a disabled handler begins paused, and that of a
-    removed one does not hold retention."""
+    """`group.define`: as for any group; that of a disabled handler is held from the beginning, and
+    that of a removed one does not hold retention."""
     floor = groups.define(apply, group, *arguments)
     if apply.version < 2 or isinstance(floor, Rejection):
         return floor
     handler = handler_of(group)
     if handler is not None:
         if _is_disabled(apply.connection, handler):
-            groups.pause(apply, group)
+            _adopt(apply, group)
+            hold(apply, [group])
         if not used(apply.connection, handler, [group])[group]:
             groups.protect(apply, group, False)
     return floor
 
 
+def pause(apply: Apply, group: Any) -> bool | Rejection:
+    """`group.pause`: as for any group; that of a disabled handler is paused as well."""
+    _adopt(apply, group)
+    return groups.pause(apply, group)
+
+
 def resume(apply: Apply, group: Any) -> bool | Rejection:
-    """`group.resume`: as for any group; that of a disabled handler goes on with the handler."""
+    """`group.resume`: as for any group; what a disabled handler holds goes on with the handler."""
     handler = handler_of(group) if isinstance(group, str) else None
     if handler is not None and _is_disabled(apply.connection, handler):
-        return Rejection("handler_disabled", f'handler "{handler}" is disabled; enable it instead')
+        described = groups.describe(apply.connection, group)
+        if not (described and described["paused"] and described["held"]):
+            detail = f'handler "{handler}" is disabled; enable it instead'
+            return Rejection("handler_disabled", detail)
     return groups.resume(apply, group)
+
+
+def _adopt(apply: Apply, group: Any) -> None:
+    """Make a hold of the pause by which an older entry disabled the handler of a group."""
+    handler = handler_of(group) if isinstance(group, str) else None
+    if apply.version < HOLDS_SINCE or handler is None:
+        return
+    described = groups.describe(apply.connection, group)
+    if described is None or described["held"] or not described["paused"]:
+        return
+    if _is_disabled(apply.connection, handler):
+        groups.hold(apply, group)
+        groups.resume(apply, group)
 
 
 def _is_disabled(connection: apsw.Connection, handler: str) -> bool:

@@ -231,7 +231,7 @@ def _take(apply: Apply, node: str, item: Reported, own_groups: list[str]) -> lis
             (item.name, version, item.packed, scope, int(item.enabled), revision),
         )
         if not item.enabled:
-            handler_groups.pause(apply, own_groups)
+            handler_groups.hold(apply, own_groups)
         return [item.name, version, REGISTERED, None]
     reason = None
     if not _agrees(item.packed, msgpack.unpackb(row.policy)):

@@ -27,7 +27,8 @@ class _Known(NamedTuple):
 
 
 def enable(apply: Apply, handler: Any, start: Any = None) -> bool | Rejection:
-    """Let a disabled handler go on where it stands, or at `start` (as in `group.seek`).
+    """Let a disabled handler go on where it stands, or at `start` (as in `group.seek`). A group
+    that somebody paused stays paused.
 
     Of one that is enabled nothing changes, its place neither: False.
     """
@@ -49,8 +50,7 @@ def enable(apply: Apply, handler: Any, start: Any = None) -> bool | Rejection:
     apply.connection.execute(
         "UPDATE hooks SET enabled = 1, disabled_reason = NULL WHERE name = ?", (handler,)
     )
-    for group in own_groups:
-        groups.resume(apply, group)
+    handler_groups.release(apply, own_groups)
     note_change(apply.connection)
     apply.emit(HOOK_ENABLED, None, (handler,), apply.meta)
     return True
@@ -70,7 +70,7 @@ def disable(apply: Apply, handler: Any, reason: Any = None) -> bool | Rejection:
     apply.connection.execute(
         "UPDATE hooks SET enabled = 0, disabled_reason = ? WHERE name = ?", (reason, handler)
     )
-    handler_groups.pause(apply, handler_groups.by_handler(apply.connection).get(handler, []))
+    handler_groups.hold(apply, handler_groups.by_handler(apply.connection).get(handler, []))
     note_change(apply.connection)
     apply.emit(HOOK_DISABLED, None, (handler, reason), apply.meta)
     return True

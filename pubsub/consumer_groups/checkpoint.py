@@ -5,7 +5,7 @@ member owns every partition that it names under the very token that it names: th
 against a member that was paused and does not know yet that it has a successor.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import apsw
 
@@ -18,10 +18,23 @@ from pubsub.limits import (
     CHECKPOINT_EFFECTS_MAX,
     COMPLETIONS_MAX,
     DEAD_LETTERS_MAX,
+    EXECUTED_MAX,
     PARTITIONS_MAX,
     SKIPPED_MAX,
 )
 from pubsub.rejection import Rejection
+
+REFUSED: Final = "effects refused: "  # the error of such a dead letter begins so
+_OLDER_ROW_ITEMS_MAX: Final = {1: 7, 2: 8}  # what a partition may have had, by entry version
+
+
+class Executed(NamedTuple):
+    """An attempt that succeeded, of a member that wants it told."""
+
+    revision: int  # of a batch that of the newest event
+    attempts: int
+    duration_ms: int  # of the last attempt
+    events: int  # more than one: a batch
 
 
 class _Progress(NamedTuple):
@@ -35,6 +48,7 @@ class _Progress(NamedTuple):
     completed_count: int
     letters: list[Letter]
     skipped: list[Letter]
+    executed: list[Executed]
 
     def completes(self, revision: int) -> bool:
         return revision <= self.floor or revision in self.done
@@ -59,6 +73,7 @@ class Outcome(NamedTuple):
     refused: list[list[Any]]  # [[partition, revision, code, detail], ...]
     letters: list[Letter]  # events that became dead letters
     skipped: list[Letter]  # events that were given up and are none
+    executed: list[Executed]  # what its members want told of those that were handled
 
 
 class _Stored(NamedTuple):
@@ -90,7 +105,9 @@ def checkpoint(
 
     In entries of version 2 a partition may have an eighth item: those that were given up without
     becoming dead letters, listed as `dead` is. Effects may have a fourth: the other events of the
-    partition that were handled together with theirs, and become dead letters together with it.
+    partition that were handled together with theirs, and become dead letters together with it. In
+    entries of version 3 a partition may have a ninth: `[revision, attempts, duration_ms, events]`
+    of attempts at events that it completes. What is made of those is for the caller of `record`.
     """
     outcome = record(apply, group, member, partitions, effects)
     return outcome if isinstance(outcome, Rejection) else outcome.refused
@@ -122,7 +139,7 @@ def record(
         if not stored[item.partition].completed(letter.revision)
     ]
     for partition, revision, code, detail in refused:
-        letters.append((partition, Letter(revision, 1, f"effects refused: {code}: {detail}")))
+        letters.append((partition, Letter(revision, 1, f"{REFUSED}{code}: {detail}")))
     held = tables.store_letters(apply, row.id, letters)
     token = _store_progress(apply.connection, row, progress, stored)
     completed = -len(refused)
@@ -140,7 +157,14 @@ def record(
         for letter in item.skipped
         if not stored[item.partition].completed(letter.revision)
     ]
-    return Outcome(refused, [letter for _, letter in letters], skipped)
+    without = dict.fromkeys(revision for _, revision, _, _ in refused)
+    executed = [
+        each
+        for item in progress.values()
+        for each in item.executed
+        if each.revision not in without and not stored[item.partition].completed(each.revision)
+    ]
+    return Outcome(refused, [letter for _, letter in letters], skipped, executed)
 
 
 def _refusal(
@@ -260,12 +284,14 @@ def _parse_progress(partitions: Any, version: int) -> dict[int, _Progress] | Rej
         return malformed(f"partitions: a list of at most {PARTITIONS_MAX} is needed")
     progress: dict[int, _Progress] = {}
     for item in partitions:
-        if not isinstance(item, list | tuple) or len(item) not in ((7,) if version < 2 else (7, 8)):
+        if not isinstance(item, list | tuple) or not (
+            7 <= len(item) <= _OLDER_ROW_ITEMS_MAX.get(version, 9)
+        ):
             return malformed(
                 "a partition is [partition, token, floor, done, release, completed_count, dead]"
             )
         number, token, floor, done, release, completed_count, dead = item[:7]
-        skipped = item[7] if len(item) == 8 else ()
+        skipped = item[7] if len(item) > 7 else ()
         if not all(map(is_count, (number, token, floor, completed_count))):
             return malformed("partition, token, floor and completed_count are integers from 0")
         if number in progress:
@@ -282,9 +308,12 @@ def _parse_progress(partitions: Any, version: int) -> dict[int, _Progress] | Rej
         if len(skipped) > SKIPPED_MAX:
             return Rejection("limit_exceeded", f"at most {SKIPPED_MAX} skipped events")
         passed_over = [Letter(*letter) for letter in skipped]
+        executed = _parse_executed(item[8] if len(item) > 8 else ())
+        if isinstance(executed, Rejection):
+            return executed
         read = _Progress(
             number, token, floor, dict.fromkeys(done), release, completed_count, letters,
-            passed_over,
+            passed_over, executed,
         )  # fmt: skip
         if not all(read.completes(letter.revision) for letter in letters):
             return malformed("dead: an event that is given up must be completed")
@@ -293,10 +322,35 @@ def _parse_progress(partitions: Any, version: int) -> dict[int, _Progress] | Rej
         named = dict.fromkeys(letter.revision for letter in passed_over)
         if len(named) < len(passed_over) or any(each.revision in named for each in letters):
             return malformed("skipped: an event is given up once")
+        given_up = {**named, **dict.fromkeys(letter.revision for letter in letters)}
+        if any(each.revision in given_up or not read.completes(each.revision) for each in executed):
+            return malformed("executed: what was handled must be completed, and not given up")
         progress[number] = read
     if sum(len(item.skipped) for item in progress.values()) > SKIPPED_MAX:
         return Rejection("limit_exceeded", f"at most {SKIPPED_MAX} skipped events")
+    told = [each.revision for item in progress.values() for each in item.executed]
+    if len(told) > EXECUTED_MAX:
+        return Rejection("limit_exceeded", f"at most {EXECUTED_MAX} executed events")
+    if len(dict.fromkeys(told)) < len(told):
+        return malformed("executed: an event is named once")
     return progress
+
+
+def _parse_executed(value: Any) -> list[Executed] | Rejection:
+    """What one partition says of attempts that succeeded."""
+    if not isinstance(value, list | tuple):
+        return malformed("executed: a list is needed")
+    if len(value) > EXECUTED_MAX:
+        return Rejection("limit_exceeded", f"at most {EXECUTED_MAX} executed events")
+    for each in value:
+        if not (
+            isinstance(each, list | tuple)
+            and len(each) == 4
+            and all(map(is_count, each))
+            and each[3] > 0
+        ):
+            return malformed("executed: [revision, attempts, duration_ms, events] is needed")
+    return [Executed(*each) for each in value]
 
 
 def _parse_effects(

@@ -15,6 +15,7 @@ from pubsub.consumer_groups import competing_tables as tables
 from pubsub.consumer_groups.competing_leases import expire, next_due
 from pubsub.consumer_groups.competing_settle import settle
 from pubsub.consumer_groups.competing_tables import CompetingGroup, Pending
+from pubsub.consumer_groups.group_settings import stands_still
 from pubsub.consumer_groups.group_tables import is_count, malformed
 from pubsub.consumer_groups.outlines import Outline
 from pubsub.limits import (
@@ -66,7 +67,7 @@ def standing(connection: apsw.Connection, group: str) -> Standing | None:
     `redelivery_due_ms` has come, or `may_read` and an event after `cursor` matches.
     """
     row = connection.execute(
-        "SELECT pattern, EXISTS (SELECT 1 FROM group_pauses AS x WHERE x.group_id = g.id), cursor,"
+        f"SELECT pattern, {stands_still('g.id')}, cursor,"
         " in_flight < max_in_flight, waiting + dying < ? AND held < ?,"
         " (SELECT min(due_ms) FROM competing_waiting AS w"
         "  WHERE w.group_id = g.id AND due_ms IS NOT NULL),"

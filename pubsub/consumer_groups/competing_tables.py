@@ -74,9 +74,9 @@ TABLES_BY_GROUP: Final = (
     "competing_groups", "competing_leases", "competing_waiting", "competing_keys",
 )  # fmt: skip
 
-_SELECT: Final = """
+_SELECT: Final = f"""
 SELECT g.id, name, pattern, g.token, dead_held, floor, cursor, in_flight, waiting, dying, held,
-    EXISTS (SELECT 1 FROM group_pauses AS x WHERE x.group_id = g.id),
+    {group_settings.stands_still("g.id")},
     mode, protected, cooldown_ms, lease_ms, max_deliveries, backoff_ms, max_in_flight, ordered
 FROM consumer_groups AS g JOIN competing_groups AS c ON c.group_id = g.id
     JOIN group_settings AS s ON s.group_id = g.id

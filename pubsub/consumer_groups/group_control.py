@@ -1,5 +1,9 @@
 """What is done to a group that runs: pausing it, getting it past one event, and letting retention
-wait for it or not."""
+wait for it or not.
+
+A group stands still for two reasons that know nothing of each other: somebody paused it, or whoever
+it belongs to holds it (a handler that is disabled holds its groups). It runs when neither is so.
+"""
 
 from typing import Any
 
@@ -19,22 +23,22 @@ def pause(apply: Apply, group: Any) -> bool | Rejection:
 
     What members have in hand they may finish: nothing is fenced, and nothing is lost.
     """
-    row = tables.load_group(apply.connection, group)
-    if row is None:
-        return unknown_group(group)
-    apply.connection.execute(
-        "INSERT OR IGNORE INTO group_pauses VALUES(?, ?)", (row.id, apply.wall_ms)
-    )
-    return _has_changed(apply)
+    return _change(apply, group, "INSERT OR IGNORE INTO group_pauses VALUES(:id, :now_ms)")
 
 
 def resume(apply: Apply, group: Any) -> bool | Rejection:
-    """Go on where the group was paused; returns whether it was."""
-    row = tables.load_group(apply.connection, group)
-    if row is None:
-        return unknown_group(group)
-    apply.connection.execute("DELETE FROM group_pauses WHERE group_id = ?", (row.id,))
-    return _has_changed(apply)
+    """End the pause; returns whether there was one. A group that is held stands still for that."""
+    return _change(apply, group, "DELETE FROM group_pauses WHERE group_id = :id")
+
+
+def hold(apply: Apply, group: Any) -> bool | Rejection:
+    """As `pause`, by whoever the group belongs to, until `release`."""
+    return _change(apply, group, "INSERT OR IGNORE INTO group_holds VALUES(:id, :now_ms)")
+
+
+def release(apply: Apply, group: Any) -> bool | Rejection:
+    """End the hold; returns whether there was one. A group that is paused stands still for that."""
+    return _change(apply, group, "DELETE FROM group_holds WHERE group_id = :id")
 
 
 def protect(apply: Apply, group: Any, protected: bool) -> bool | Rejection:
@@ -66,7 +70,11 @@ def skip(apply: Apply, group: Any, revision: Any) -> bool | Rejection:
     return _skip_competing(apply, competing, revision)
 
 
-def _has_changed(apply: Apply) -> bool:
+def _change(apply: Apply, group: Any, statement: str) -> bool | Rejection:
+    row = tables.load_group(apply.connection, group)
+    if row is None:
+        return unknown_group(group)
+    apply.connection.execute(statement, {"id": row.id, "now_ms": apply.wall_ms})
     has_changed = apply.connection.changes() > 0
     if has_changed:
         tables.note_change(apply.connection)

@@ -41,9 +41,13 @@ CREATE TABLE IF NOT EXISTS group_pauses(
     group_id INTEGER PRIMARY KEY,    -- a row for each group that is paused
     wall_ms INTEGER NOT NULL         -- since when
 ) STRICT;
+CREATE TABLE IF NOT EXISTS group_holds(
+    group_id INTEGER PRIMARY KEY,    -- a row for each group that its owner holds still
+    wall_ms INTEGER NOT NULL         -- since when
+) STRICT;
 """
 
-TABLES_BY_GROUP: Final = ("group_settings", "group_pauses")
+TABLES_BY_GROUP: Final = ("group_settings", "group_pauses", "group_holds")
 
 
 class Settings(NamedTuple):
@@ -205,10 +209,24 @@ def describe(settings: Settings) -> dict[str, Any]:
     return shown
 
 
+def stands_still(group_id: str) -> str:
+    """SQL for whether a group hands out nothing: for one reason or both. `group_id` is a column."""
+    return (
+        f"(EXISTS (SELECT 1 FROM group_pauses AS x WHERE x.group_id = {group_id})"
+        f" OR EXISTS (SELECT 1 FROM group_holds AS y WHERE y.group_id = {group_id}))"
+    )
+
+
 def is_paused(connection: apsw.Connection, group_id: int) -> bool:
-    """Whether the group hands out nothing for now."""
+    """Whether somebody paused the group."""
     paused = connection.execute("SELECT 1 FROM group_pauses WHERE group_id = ?", (group_id,)).get
     return paused is not None
+
+
+def is_held(connection: apsw.Connection, group_id: int) -> bool:
+    """Whether whoever the group belongs to holds it still."""
+    held = connection.execute("SELECT 1 FROM group_holds WHERE group_id = ?", (group_id,)).get
+    return held is not None
 
 
 def protected_floors(connection: apsw.Connection) -> list[tuple[str, str, int]]:

@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 from cluster.cli.app import app
 from cluster.config import NodeConfig, load
+from cluster.daemon import RealPorts
 from cluster.logs import NodeLog
-from cluster.node import Node, RealPorts
+from cluster.node import Node
 from tests.cluster.waiting import until
 
 START_S = 20.0

@@ -33,6 +33,7 @@ TABLES = (
     "delayed_totals",
     "group_settings",
     "group_pauses",
+    "group_holds",
     "group_moves",
     "group_leavers",
     "competing_groups",

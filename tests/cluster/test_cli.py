@@ -14,7 +14,7 @@ from cluster.cli.app import app
 from cluster.cli.devfile import DevCluster
 from cluster.cli.hooks import CLUSTER_COUNTERS, LOCAL_COUNTERS, summed
 from cluster.cli.outcome import Exit, failure_of
-from cluster.cli.output import cell, readable, value_fields
+from cluster.cli.output import Brief, Output, cell, readable, value_fields
 from cluster.errors import (
     REGISTRY,
     ConnectionLost,
@@ -130,7 +130,27 @@ def test_config_check_lists_all_problems(tmp_path: Path) -> None:
     assert run("config", "check", str(file)).code == 0
     missing = run("config", "check", str(file), "--files", "--json")
     assert missing.code == 2
-    assert "there is no program no-such-program" in missing.json["problems"][0]
+    assert missing.json["problems"] == [
+        f"{file}: handler h: command no-such-program is not there or not executable"
+    ]
+
+
+def test_config_check_looks_into_the_directory_of_hooks(tmp_path: Path) -> None:
+    """With --files: handlers and modules in hooks.d that would not load, and what they lack."""
+    file, folder = tmp_path / "node.toml", tmp_path / "hooks.d"
+    folder.mkdir()
+    file.write_text('[node]\nname = "a"\ndata_dir = "d"\n[hooks]\ndirectory = "hooks.d"\n')
+    handler = '[[handlers]]\npattern = "x"\ntype = "shell"\ncommand = "no-such-program"\n'
+    (folder / "a.toml").write_text(handler)
+    (folder / "b.toml").write_text(handler.replace("pattern", "patern"))
+    (folder / "c.py").write_text("1 / 0")
+    assert run("config", "check", str(file)).code == 0
+    problems = run("config", "check", str(file), "--files", "--json").json["problems"]
+    assert [problem.replace(f"{tmp_path}/", "").partition(": ")[0] for problem in problems] == [
+        "node.toml:5", "hooks.d/b.toml:2", "hooks.d/b.toml:1", "node.toml",
+    ]  # fmt: skip
+    assert "patern" in problems[1]
+    assert "handler a: command no-such-program" in problems[-1]
 
 
 def test_dev_note_counts_only_while_its_process_lives(tmp_path: Path) -> None:
@@ -166,6 +186,25 @@ def test_dev_note_counts_only_while_its_process_lives(tmp_path: Path) -> None:
 def test_cells_are_readable_and_harmless(value: object, text: str) -> None:
     """Whatever a key holds, a terminal gets one printable line."""
     assert cell(value) == text
+
+
+def test_a_table_is_cut_at_a_terminal_and_nowhere_else(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A pipe gets the whole text, on one line, and the whole value; people get the beginning."""
+    text, value = "it failed\n" + "x" * 300, b"y" * 300
+    rows = [("key", Brief(text), Brief(value, 60), value, [value])]
+    out = Output(as_json=False)
+    out.table(("key", "error", "value", "other", "list"), rows)
+    whole = "it failed\\n" + "x" * 300
+    line = "\t".join(["key", whole, *["y" * 300] * 3])
+    assert capsys.readouterr().out.splitlines()[1] == line
+    out.people = True
+    out.table(("key", "error"), [row[:2] for row in rows])
+    assert capsys.readouterr().out.split() == ["key", "error", "key", "it", "failed…"]
+    assert cell(Brief(value, 60)) == "y" * 60 + "… (300 bytes)"
+    assert cell(Brief("z" * 101)) == "z" * 100 + "…"
+    assert [cell(Brief(None)), cell(Brief(""))] == ["-", ""]
 
 
 def test_long_values_are_cut_for_people_and_whole_for_programs() -> None:

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from cluster.cli.doctor import handlers
+from cluster.cli.doctor import Finding, _show, handlers
+from cluster.cli.output import Output
 from cluster.client import blocking
 from cluster.client.connector import Endpoint
 from cluster.errors import Malformed, Rejected, Timeout, UnknownRequest
 from cluster.hookrequests import SHAPES
 from tests.cluster.cli_node import Ran, run, running_node
+from tests.cluster.trimmed import wait_until_trimmed
 
 MODULE = """
 from hooks.effects import put
@@ -24,7 +26,9 @@ from hooks.registry import hook
 @hook("orders.>", retry_count=0)
 async def note_order(context):
     if context.key == "bad":
-        raise ValueError("no such order")
+        raise ValueError("no such order" + "!" * 200)
+    if context.key == "refused":
+        return [put("handled/o0", "x", expected_revision=10**9)]
     return [put(f"handled/{context.key}", context.event_id)]
 """
 HOOKS = """
@@ -158,7 +162,13 @@ def test_history_names_the_attempts_that_failed(endpoint: str) -> None:
     assert (newest["outcome"], newest["node"]) == ("error", "solo")
     lines = _on(endpoint, "hook", "history", "note_order", "--limit", "1").out.splitlines()
     assert len(lines) == 2
-    assert "ValueError: no such order" in lines[1]
+    assert "ValueError: no such order" + "!" * 200 in lines[1]  # a pipe gets all of it
+    _on(endpoint, "pub", "orders.made", "{}", "--key", "refused", "--wait-for", "note_order")
+    newest = _on(endpoint, "hook", "history", "note_order", "--json").json["attempts"][0]
+    assert newest["outcome"] == "effects_refused"
+    assert newest["error"].startswith("revision_mismatch")
+    line = _on(endpoint, "hook", "history", "note_order", "--limit", "1").out.splitlines()[1]
+    assert "\teffects_refused\t" in line
 
 
 def test_a_handler_is_disabled_and_enabled(endpoint: str) -> None:
@@ -175,6 +185,100 @@ def test_a_handler_is_disabled_and_enabled(endpoint: str) -> None:
     assert _on(endpoint, "kv", "put", "a/5", "y", "--wait-for", "audit").code == 0
     assert _on(endpoint, "hook", "enable", "audit", "--from", "earliest").code == 1
     assert "has handler" in _on(endpoint, "hook", "forget", "audit").err
+
+
+def test_a_trigger_of_a_users_topic_is_what_pub_would_publish(
+    endpoint: str, tmp_path: Path
+) -> None:
+    """Any bytes, from everywhere that `pub` takes them, in the name of whoever asks."""
+    file = tmp_path / "payload"
+    file.write_bytes(b"\xff\x00")
+    for given, stdin, content_type in (
+        (("{no json",), "", "text/plain; charset=utf-8"),
+        (('{"total": 5}',), "", "application/json"),
+        (("-",), "from input", "text/plain; charset=utf-8"),
+        (("--file", str(file)), "", "application/octet-stream"),
+        (("--file", str(file), "--content-type", "image/png"), "", "image/png"),
+        ((), "", "text/plain; charset=utf-8"),
+    ):
+        told = run("hook", "trigger", "orders.made", *given, "--key", "t", "--json",
+                   "--endpoints", endpoint, stdin=stdin)  # fmt: skip
+        assert told.json["handlers"] == ["note_order"], told
+        host, _, port = endpoint.rpartition(":")
+        with blocking.open_client([(host, int(port))]) as client:
+            event = client.event(told.json["revision"])
+            assert event is not None
+            assert (event.data[1], event.actor) == (content_type, "anonymous")
+            assert client.wait_handled("note_order", event.revision).is_done
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (("trigger", "hooks.kv.write_committed", "{no json"), 2, "usage"),
+        (("trigger", "hooks.kv.write_committed", "[" * 20_000), 2, "usage"),
+        (("trigger", "hooks.kv.write_committed", "{}", "--content-type", "a/b"), 2, "usage"),
+        (("trigger", "hooks.kv.write_commited"), 1, "unknown_topic"),
+        (("trigger", "nobody.cares", "x"), 1, "no_handler"),
+        (("trigger", "orders.*", "x"), 2, "usage"),
+        (("trigger", "orders.made", "x", "--key", "\udcff"), 2, "usage"),
+        (("enable", "adit"), 1, "unknown_handler"),
+        (("enable", "adit", "--from", "3"), 1, "unknown_handler"),
+        (("enable", "audit", "--from", "3"), 1, "failed"),
+        (("enable", "audit", "--from", "x"), 2, "usage"),
+        (("disable", "adit"), 1, "unknown_handler"),
+        (("forget", "adit"), 1, "unknown_handler"),
+        (("forget", "audit"), 1, "handler_in_use"),
+        (("disable", ""), 2, "usage"),
+        (("disable", "x" * 5_000), 2, "usage"),
+        (("info", "\udcff"), 2, "usage"),
+        (("info", "adit"), 1, "unknown_handler"),
+        (("history", "adit"), 1, "unknown_handler"),
+        (("test", "adit", "--against", "1.."), 1, "unknown_handler"),
+        (("replay", "adit", "1.."), 1, "unknown_handler"),
+        (("explain", "1", "--handler", "adit"), 1, "unknown_handler"),
+        (("events", "nothing"), 2, "usage"),
+        (("enable",), 2, "usage"),
+        (("enabel", "audit"), 2, "usage"),
+    ],
+)
+def test_what_is_wrong_is_told_programs_in_a_word(
+    endpoint: str, arguments: tuple[str, ...], code: int, word: str
+) -> None:
+    """One JSON value with the exit code and a code to branch on, and the nearest name."""
+    offline = arguments[0] in ("events", "enabel")
+    ran = run("hook", *arguments, "--json", *([] if offline else ["--endpoints", endpoint]))
+    told = json.loads(ran.err)
+    assert (ran.code, told["exit"], told["code"], ran.out) == (code, code, word, "")
+    if word == "unknown_handler":
+        assert 'did you mean "audit"?' in told["error"]
+    assert len(told["error"]) < 300
+
+
+def test_a_pause_outlives_that_its_handler_is_disabled(endpoint: str) -> None:
+    """Each verb ends what it began, and says what still holds the handler."""
+    assert _on(endpoint, "group", "pause", "hook.stuck").code == 0
+    assert _on(endpoint, "hook", "disable", "stuck").code == 0
+    assert _state(endpoint) == "disabled, paused"
+    shown = _on(endpoint, "group", "describe", "hook.stuck", "--json").json
+    assert (shown["paused"], shown["held"]) == (True, True)
+    enabled = _on(endpoint, "hook", "enable", "stuck")
+    assert "it still waits: stuck is paused" in enabled.err
+    assert _state(endpoint) == "paused"
+    assert _on(endpoint, "hook", "disable", "stuck").code == 0
+    resumed = _on(endpoint, "group", "resume", "hook.stuck")
+    assert (resumed.out, "`cluster hook enable stuck`" in resumed.err) == (
+        "hook.stuck is no longer paused\n",
+        True,
+    )
+    assert _on(endpoint, "group", "resume", "hook.stuck").code == 1
+    assert _state(endpoint) == "disabled"
+    assert _on(endpoint, "hook", "enable", "stuck").err == ""
+    assert _state(endpoint) == "enabled"
+
+
+def _state(endpoint: str) -> str:
+    return str(_on(endpoint, "hook", "info", "stuck", "--json").json["state"])
 
 
 def test_what_reaches_handlers_is_a_setting_of_the_cluster(endpoint: str) -> None:
@@ -201,6 +305,43 @@ def test_a_handler_gets_a_range_again(endpoint: str) -> None:
     with blocking.open_client([(host, int(port))]) as client:
         assert client.wait_handled("note_order", fact).is_done
         assert client.hooks.history("note_order", 1)["attempts"][0]["revision"] == fact
+
+
+def test_a_range_that_retention_took_is_not_handed_out_in_silence(endpoint: str) -> None:
+    """Wholly gone is an error, partly gone a note; who asks for what there is gets that."""
+    revisions = [
+        _on(endpoint, "pub", "orders.made", "{}", "--key", f"g{number}", "--json").json["revision"]
+        for number in range(4)
+    ]
+    order = ("pub", "orders.made", "{}", "--key", "g4", "--wait-for", "note_order")
+    assert _on(endpoint, *order).code == 0
+    first, last = revisions[0], revisions[-1]
+
+    def replayed(place: str) -> Ran:
+        return _on(endpoint, "hook", "replay", "note_order", place, "--wait")
+
+    assert _on(endpoint, "retention", "set", "orders.>", "--max-events", "2").code == 0
+    wait_until_trimmed(endpoint, "orders.>", revisions[2])
+    try:
+        kept = revisions[2] + 1
+        gone = replayed(f"{first}..{revisions[2]}")
+        assert (gone.code, gone.out) == (1, "")
+        assert "nothing is left of the range" in gone.err
+        assert f"before revision {kept}" in gone.err
+        part = replayed(f"{first}..{last}")
+        assert (part.code, part.out.endswith(": 1 events\n")) == (0, True)
+        assert f"before revision {kept}; the first that is left of the range is {last}" in part.err
+        by_age = replayed("1h..")
+        assert (by_age.code, f"before revision {kept}" in by_age.err) == (0, True)
+        for place in (f"..{last}", f"{last}..{last}"):
+            whole = replayed(place)
+            assert (whole.code, whole.out.endswith(": 1 events\n")) == (0, True)
+            assert "retention" not in whole.err
+        span = ("--from", str(first), "--to", str(revisions[2]))
+        same = _on(endpoint, "event", "replay", "hook.note_order", *span)
+        assert (same.code, "nothing is left of the range" in same.err) == (1, True)
+    finally:
+        assert _on(endpoint, "retention", "delete", "orders.>").code == 0
 
 
 def test_the_catalogue_needs_no_cluster() -> None:
@@ -272,6 +413,13 @@ def test_every_request_about_handlers_is_documented() -> None:
     assert [name for name in SHAPES if f"| `{name}` |" not in document] == []
 
 
+def test_doctor_shows_brackets_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """A reason with the place of an error, or the name of a section, is no markup."""
+    detail = "a: /d/x.py: ZeroDivisionError [/d/x.py:1 <module>], see [hooks.shell]"
+    _show(Output(as_json=False), [Finding("handlers", "problem", detail)])
+    assert capsys.readouterr().out == f"problem   handlers: {detail}\n"
+
+
 def test_doctor_names_what_is_wrong_with_handlers() -> None:
     """A problem of a node, dead letters, a handler that nobody has, a file that did not load."""
     sound = {"handler": "h", "problem": None, "state": "enabled", "members": 1,
@@ -288,4 +436,7 @@ def test_doctor_names_what_is_wrong_with_handlers() -> None:
     assert [f.level for f in found if f.level != "ok"] == [
         "problem", "warning", "warning", "warning", "problem",
     ]  # fmt: skip
+    unread = {"node": "a", "name": "/d/x.py", "problem": "/d/x.py: SyntaxError"}
+    (finding,) = handlers([sound], {**settings, "load_problems": [unread]})
+    assert (finding.level, finding.detail) == ("problem", "a: /d/x.py: SyntaxError")
     assert "cluster dlq list hook.h" in json.dumps([finding.remedy for finding in found])

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from cluster.cli.output import Output
-from cluster.cli.patterns import note_silent
+from cluster.cli.patterns import note_silent, note_unpublished
+from cluster.client import open_client
+from cluster.config.address import parse_address
 from pubsub.topics import Pattern
 from tests.cluster.cli_node import Ran, run, running_node
 from tests.cluster.client_cluster import client_of, cluster_of
@@ -140,3 +142,29 @@ async def test_a_topic_that_nobody_published_to_is_noted(
         assert bool(told.err) == bool(note)
         await note_silent(Output(as_json=True), client, Pattern(pattern))
         assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("pattern", "is_noted"),
+    [
+        ("hooks.kv.*", True),
+        ("hooks.>", False),
+        (">", False),
+        ("orders.*", False),
+        ("*.kv.>", False),
+    ],
+)
+async def test_who_asks_for_what_the_setting_keeps_is_told(
+    endpoint: str, capsys: pytest.CaptureFixture[str], pattern: str, is_noted: bool
+) -> None:
+    """Of a pattern that it silences wholly people are told by what, and where the events are."""
+    note = f'publish_topics keeps every event that matches "{pattern}" from subscribers'
+    async with open_client([parse_address(endpoint)]) as client:
+        await note_unpublished(Output(as_json=False), client, Pattern(pattern))
+        assert capsys.readouterr().err == ""
+        await client.hooks.set_publish_topics(["hooks.cluster.*"])
+        await note_unpublished(Output(as_json=False), client, Pattern(pattern))
+        await client.hooks.set_publish_topics([])
+    told = capsys.readouterr().err
+    assert (note in told, "it lets through hooks.cluster.*." in told) == (is_noted, is_noted)
+    assert bool(told) == is_noted

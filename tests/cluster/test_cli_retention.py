@@ -13,7 +13,7 @@ from cluster.cli.quantities import parse_duration, parse_size, show_duration, sh
 from cluster.client import open_client
 from cluster.config import parse_address
 from tests.cluster.cli_node import Ran, run, running_node
-from tests.cluster.waiting import BOUND_S
+from tests.cluster.trimmed import wait_until_trimmed
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +51,6 @@ def _give_up(endpoint: str, group: str, payloads: list[str]) -> list[int]:
     return revisions
 
 
-def _wait_until_trimmed(endpoint: str, pattern: str, revision: int) -> dict[str, Any]:
-    async def wait() -> dict[str, Any]:
-        async with open_client([parse_address(endpoint)]) as client:
-            with trio.fail_after(BOUND_S):
-                while True:
-                    rules = await client.request("retention.list")
-                    rule = next(rule for rule in rules if rule["pattern"] == pattern)
-                    if rule["trimmed_to"] >= revision:
-                        return dict(rule)
-
-    return trio.run(wait)
-
-
 def test_a_rule_is_set_shown_at_work_and_deleted(endpoint: str) -> None:
     """The newest events stay, readers from before are told, and the table says what went."""
     revisions = [
@@ -72,7 +59,7 @@ def test_a_rule_is_set_shown_at_work_and_deleted(endpoint: str) -> None:
     ]
     set_ = _on(endpoint, "retention", "set", "kept.*", "--max-age", "7d", "--max-events", "2")
     assert (set_.code, set_.out) == (0, "set: kept.*\n")
-    rule = _wait_until_trimmed(endpoint, "kept.*", revisions[2])
+    rule = wait_until_trimmed(endpoint, "kept.*", revisions[2])
     assert (rule["max_age_ms"], rule["max_events"], rule["events"]) == (604_800_000, 2, 2)
     table = _on(endpoint, "retention", "list").out.splitlines()
     assert table[0].split("\t")[:3] == ["pattern", "max_age", "max_events"]
@@ -124,7 +111,7 @@ def test_a_letter_is_looked_at_edited_and_given_back(endpoint: str, tmp_path: Pa
     table = _on(endpoint, "dlq", "list", "mend").out.splitlines()
     assert table[0].startswith("revision\ttopic\tkey")
     assert table[1].startswith(f"{first}\tmend.x\tk\t-\t2\t0\t")
-    assert table[1].endswith(f"\tno {first}")
+    assert table[1].endswith(f"\tno {first}\\nat all")
     listed = _on(endpoint, "dlq", "list", "mend", "--limit", "2", "--json").json
     assert ([letter["revision"] for letter in listed["letters"]], listed["more"]) == (
         [first, second],

@@ -145,3 +145,22 @@ async def test_watching_keys() -> None:
             seen = [await anext(changes) for _ in range(2)]
         assert [(event.revision, event.key) for event in seen] == [(1, "a/1"), (3, "a/1")]
         assert seen[1].topic == "hooks.kv.delete_committed"
+
+
+async def test_the_setting_filters_subscriptions_and_nothing_else() -> None:
+    """Over a reconnect too: a watch of keys, the log and a consumer group see every change."""
+    async with cluster_of(1) as cluster, client_of(cluster) as client:
+        await client.request("hook.settings", [{"publish_topics": ["hooks.cluster.*"]}])
+        await client.group("readers").create(">", mode="competing", start="earliest")
+        await client.request("group.join", ["readers", "m", 60_000])
+        async with client.subscribe(">", "earliest") as events, client.watch("k/") as changes:
+            for number in range(3):
+                revision = await client.put(f"k/{number}", b"")
+                assert (await anext(changes)).revision == revision
+                published = await client.publish("t", b"")
+                assert (await anext(events)).revision == published
+                cluster.cut()
+            page, _, newest = await client.read_events(1)
+            assert [event.revision for event in page] == list(range(1, newest + 1))
+        fetched = await client.request("group.fetch", ["readers", "m", 100, 1_000_000, 0])
+        assert [item[1][0] for item in fetched[2]] == list(range(1, newest + 1))

@@ -20,6 +20,7 @@ from cluster.operations import NO_OP, REGULAR, VERSION, UnsupportedEntry
 from cluster.registry import OPERATIONS, Operation, by_version
 from pubsub import groups
 from pubsub.limits import MEMBERS_MAX
+from pubsub.publishing import topic_tails
 from pubsub.rejection import Rejection
 from tests.cluster.entries import Driver, dump, put
 
@@ -327,7 +328,7 @@ def test_an_entry_of_a_newer_release_stops_the_machine() -> None:
 
 def test_an_entry_of_an_older_version_knows_only_what_that_version_knew() -> None:
     """A release that came later must answer as the one did that wrote it."""
-    older = Operation(lambda apply, *args: len(args), 1, 3, arguments_max_v1=2)
+    older = Operation(lambda apply, *args: len(args), 1, 3, older=(1, 2))
     newer = Operation(lambda apply: 0, 0, 0, since=2)
     registries = by_version({"older": older, "newer": newer})
     assert registries[1] == {"older": older._replace(arguments_max=2)}
@@ -355,6 +356,41 @@ def test_the_newest_version_of_an_entry_is_kept(tmp_path: Path) -> None:
     driver.machine.commit()
     driver.reopen()
     assert driver.machine.entry_version == VERSION
+
+
+def test_a_state_of_the_version_before_keeps_what_it_knows_of_topics(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The newest event of each is counted since version 2, and no log need have it any more."""
+    monkeypatch.setattr(topic_tails, "TAILS_ADOPTED_EVENTS_MAX", 1)
+    driver = Driver(commits_each=False)
+    publish = operations.pack(0, 0, "publish", ["t", None, b"", None, None])
+    for _ in range(2):
+        driver.apply(bytes((REGULAR,)) + operations.seal([publish, put("k")], 1, 1, 2))
+    driver.entry(put("k"))
+    assert (driver.machine.entry_version, driver.machine.revision) == (VERSION, 5)
+    assert driver.machine.topics("", 10) == ([("t", 3)], False)
+    driver.machine.commit()
+    tails = driver.connection.execute("SELECT * FROM topic_tails").fetchall()
+    assert tails == [("t", 3)]
+
+
+def test_what_is_published_is_known_after_a_restart(tmp_path: Path) -> None:
+    """And at once when it is set; none is asked about a topic while all are published."""
+    driver = Driver(tmp_path / "state.db")
+    topics = ("hooks.cluster.node_added", "hooks.kv.ttl_expired", "orders.created")
+
+    def published() -> list[bool] | None:
+        ask = driver.machine.is_published
+        return None if ask is None else [ask(topic) for topic in topics]
+
+    assert published() is None
+    driver.do("hook.settings", {"publish_topics": ["hooks.cluster.*"]})
+    assert published() == [True, False, True]
+    driver.reopen()
+    assert published() == [True, False, True]
+    driver.do("hook.settings", {"publish_topics": []})
+    assert published() is None
 
 
 def test_the_clocks_never_run_backwards() -> None:

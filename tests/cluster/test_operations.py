@@ -93,7 +93,8 @@ def test_unsealing_is_total(body: bytes) -> None:
 def test_an_entry_survives_sealing() -> None:
     """Version, clocks and the operations as they were packed."""
     payloads = [operations.pack(0, 0, "put", ["k", b"v"]), b"garbage", b""]
-    assert operations.unseal(operations.seal(payloads, 12, 34)) == [2, 12, 34, payloads]
+    newest = [operations.VERSION, 12, 34, payloads]
+    assert operations.unseal(operations.seal(payloads, 12, 34)) == newest
     assert operations.unseal(operations.seal(payloads, 12, 34, 1)) == [1, 12, 34, payloads]
 
 
@@ -101,7 +102,7 @@ def test_the_bytes_of_an_entry_are_fixed() -> None:
     """A log written by any release must mean the same for ever."""
     payload = operations.pack(1, 2, "put", ["k", b"v", None, None], "me", None)
     assert payload.hex() == "960102a370757494a16bc40176c0c0a26d65c0"
-    assert operations.seal([payload], 1_000, 5).hex() == "9402cd03e80591c413" + payload.hex()
+    assert operations.seal([payload], 1_000, 5, 2).hex() == "9402cd03e80591c413" + payload.hex()
 
 
 def test_an_entry_of_a_newer_release_stops_the_node() -> None:

@@ -80,7 +80,8 @@ class Node:
 
     async def run(self, seconds: float, *rules: Rule) -> None:
         with trio.move_on_after(seconds):
-            await self.reporting.run(rules)
+            self.reporting.seed_capture(rules)
+            await self.reporting.run()
 
     def told(self) -> list[tuple[str, dict[str, Any]]]:
         """The reports in the log: last segment of the topic, and payload."""
@@ -240,3 +241,17 @@ async def test_the_rules_of_a_file_are_what_the_cluster_begins_with(
     assert capture.listing(node.driver.connection) == [Rule("s/", "none")]
     assert node.proposed == proposed
     assert "other rules of capture" in node.text.getvalue()
+
+
+async def test_rules_that_a_file_has_later_count_like_those_of_a_start(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A node that had none and is told some while it runs seeds them."""
+    node = Node()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(node.reporting.run)
+        await trio.sleep(5.0)
+        node.reporting.seed_capture([Rule("s/", "none")])
+        await trio.sleep(5.0)
+        assert capture.listing(node.driver.connection) == [Rule("s/", "none")]
+        nursery.cancel_scope.cancel()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import trio
 import trio.testing
 
 from cluster.operations import pack
 from cluster.server import ServerLimits
-from cluster.server.streams import LEADERLESS_S
-from tests.cluster.served_node import BOOKMARK, ERROR, EVENTS, NO_SESSION, OK, served
+from cluster.server.streams import LEADERLESS_S, SubscriptionStream
+from pubsub.log import Tail
+from tests.cluster.raw_client import RawClient
+from tests.cluster.served_node import BOOKMARK, ERROR, EVENTS, NO_SESSION, OK, Port, served
 from tests.cluster.waiting import BOUND_S, until
 
 
@@ -129,3 +134,98 @@ async def test_a_slow_reader_stops_nobody() -> None:
             if status == EVENTS:
                 received += [event[0] for event in value[1]]
         assert received == list(range(1, 41))
+
+
+async def _publish_only(client: RawClient, request_id: int, *patterns: str) -> None:
+    """Have the cluster publish these of its own topics; none: all."""
+    values = {"publish_topics": list(patterns)}
+    assert (await client.ask(request_id, "hook.settings", values, meta=NO_SESSION))[0] == OK
+
+
+@pytest.mark.parametrize("from_disk", [False, True])
+async def test_what_the_setting_keeps_from_subscribers(from_disk: bool) -> None:
+    """Numbers have no gap and bookmarks go on, whether events come out of memory or of the disk;
+    the log has them, and topics of users are none of the setting's business."""
+    async with served() as port:
+        client = await port.open()
+        await client.ask(1, "put", "k", b"1", None, None, meta=NO_SESSION)
+        await _publish_only(client, 2, "hooks.cluster.*", "hooks.system.settings_changed")
+        await client.ask(3, "put", "k", b"2", None, None, meta=NO_SESSION)
+        await client.ask(4, "publish", "t", None, b"", None, None, meta=NO_SESSION)
+        await client.ask(5, "put", "k", b"3", None, None, meta=NO_SESSION)
+        if from_disk:
+            port.node.tail = Tail()
+        client.send([6, "subscribe", [">", 1, 100], None])
+        assert await client.receive() == [6, BOOKMARK, 0]
+        _, status, (number, events) = await client.receive()
+        seen = [(event[0], event[1]) for event in events]
+        assert (status, number, seen) == (
+            EVENTS,
+            1,
+            [(2, "hooks.system.settings_changed"), (4, "t")],
+        )
+        _, (page, _, newest) = await client.ask(7, "events.read", 1, ">", None)
+        assert ([event[0] for event in page], newest) == ([1, 2, 3, 4, 5], 5)
+        client.send([8, "subscribe", ["hooks.kv.*", 1, 100], None])
+        assert await client.receive() == [8, BOOKMARK, 0]
+        await until(lambda: _position(port, 8) == 5)
+
+
+def _position(port: Port, request_id: int) -> int:
+    """Up to where a subscription of the first connection has looked."""
+    stream = port.server.connections[0].streams[request_id]
+    assert isinstance(stream, SubscriptionStream)
+    return stream.subscription.next_revision - 1
+
+
+async def test_the_setting_holds_for_subscriptions_that_run() -> None:
+    """At once, and until it is changed again; what was passed over meanwhile does not come."""
+    async with served() as port:
+        client = await port.open()
+        client.send([1, "subscribe", ["hooks.kv.*", "latest", 100], None])
+        assert (await client.receive())[1] == BOOKMARK
+        received: list[tuple[int, int]] = []
+
+        async def put(request_id: int) -> int:
+            """Write, and take what comes before the answer to the next request."""
+            await _ask(client, received, request_id, "put", "k", b"", None, None)
+            return port.node.machine.revision
+
+        first = await put(2)
+        await _ask(client, received, 3, "hook.settings", {"publish_topics": ["hooks.cluster.*"]})
+        await put(4)
+        await until(lambda: _position(port, 1) == port.node.machine.revision)
+        await _ask(client, received, 5, "hook.settings", {"publish_topics": []})
+        last = await put(6)
+        while len(received) < 2:
+            _take(received, await client.receive())
+        assert received == [(1, first), (2, last)]
+
+
+async def _ask(client: RawClient, received: list[tuple[int, int]], *request: Any) -> None:
+    request_id, name, *args = request
+    client.send([request_id, name, args, NO_SESSION])
+    while (answer := await client.receive())[0] != request_id:
+        _take(received, answer)
+    assert answer[1] == OK
+
+
+def _take(received: list[tuple[int, int]], answer: list[Any]) -> None:
+    """Note what a subscription was sent: numbers and revisions."""
+    if answer[1] == EVENTS:
+        number, events = answer[2]
+        received += [(number + place, event[0]) for place, event in enumerate(events)]
+
+
+async def test_a_watch_of_keys_gets_every_change() -> None:
+    """It is a part of the key-value store, and no setting keeps anything from it."""
+    async with served() as port:
+        client = await port.open()
+        await _publish_only(client, 1, "hooks.cluster.*")
+        await client.ask(2, "put", "k", b"", None, None, meta=NO_SESSION)
+        client.send([3, "subscribe", ["hooks.kv.*", 1, 100, True], None])
+        assert await client.receive() == [3, BOOKMARK, 0]
+        _, status, (number, events) = await client.receive()
+        assert (status, number, [event[0] for event in events]) == (EVENTS, 1, [2])
+        refused = await client.ask(4, "subscribe", "hooks.kv.*", 1, 100, "yes")
+        assert refused[0] == ERROR

@@ -47,6 +47,7 @@ class FakeCluster:
         self.leader: str | None = None
         self.members = [("a", "10.0.0.1:7471"), ("b", "10.0.0.2:7471")]
         self.is_old = False  # an older release's: it knows nothing of registrations
+        self.entry_version = 3  # what every member knows
         self.tells_registrations = False  # else tests count their own events alone
         self._apply = Apply(self.connection, self._run)
         self._log_index = 0
@@ -166,7 +167,13 @@ class FakePort:
     def revision(self) -> int:
         return self._stale[1] if self._stale else self.cluster.revision
 
-    async def submit(self, name: str, arguments: Sequence[object]) -> Any:
+    @property
+    def entry_version(self) -> int:
+        return 1 if self.cluster.is_old else self.cluster.entry_version
+
+    async def submit(
+        self, name: str, arguments: Sequence[object], *, actor: str | None = None
+    ) -> Any:
         await self.connected.wait()
         await trio.sleep(APPLY_SECONDS)
         await self.connected.wait()

@@ -1,6 +1,7 @@
 """What a node runs of all that it finds, and what becomes of the rest."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,6 +55,43 @@ def test_handlers_of_all_kinds_come_together_in_their_order() -> None:
     assert names(found) == ["first", "second", "third"]
     assert found.problems == ()
     assert found.handlers[0].pattern.text == "hooks.kv.*", "the table wins over the decorator"
+
+
+def test_what_the_decorator_does_not_know_is_a_problem_of_its_function_alone() -> None:
+    """With module, function, option and the nearest that @hook has, also where a table defines the
+    handler; so is a bad value, and what is required is so nevertheless."""
+    functions = [
+        function("misspelt", ">", priorty=1, comand="x", required=True),
+        function("bad", ">", priority=None),
+        replace(function("odd"), options={"pattern": 5}),
+        function("named", None, tiemout_ms=1),
+        function("good", ">"),
+    ]
+    table = {**PYTHON, "name": "named", "handler_id": "named"}
+    found = assemble(config(table), functions)
+    assert names(found) == ["named", "good"]
+    assert [str(problem) for problem in found.problems] == [
+        'm:misspelt: priorty: @hook has no such option (did you mean "priority"?)',
+        "m:misspelt: comand: @hook has no such option",
+        "m:bad: priority: a whole number from 0 to 1000 is expected",
+        "m:odd: pattern: a text is expected",
+        'm:named: tiemout_ms: @hook has no such option (did you mean "timeout_ms"?)',
+    ]
+    assert [problem.name for problem in found.fatal] == ["misspelt", "misspelt"]
+
+
+def test_a_command_that_a_node_may_not_run_is_left_out() -> None:
+    """Its policy is still known, so that nodes that allow it can run it."""
+    files = [file("/d/b.toml", {"handlers": [{**SHELL, "name": "second"}]})]
+    rules = {"allow_commands": ["/bin/echo"]}
+    found = assemble(config({**SHELL, "name": "first", "required": True}, shell=rules), [], files)
+    assert names(found) == []
+    refusal = 'command "notify" is not in allow_commands of [hooks.shell]'
+    assert [str(problem) for problem in found.problems] == [
+        f"first: {refusal}", f"/d/b.toml:1: {refusal}",
+    ]  # fmt: skip
+    assert [problem.handler is not None for problem in found.problems] == [True, True]
+    assert [problem.name for problem in found.fatal] == ["first"]
 
 
 def test_the_only_handler_of_a_file_is_called_like_it() -> None:
@@ -111,7 +149,7 @@ def test_the_good_handlers_of_a_broken_file_run() -> None:
         ([function("f"), function("g")], "g", "has no pattern"),
         ([function("f"), function("g", "hooks.kv.wrote")], "g", "pattern: no event type matches"),
         ([function("f"), function("g", ">", priority=-1)], "g", "priority: a whole number"),
-        ([function("f"), function("g", ">", no=1)], "g", "no: no such key"),
+        ([function("f"), function("g", ">", no=1)], "g", "no: @hook has no such option"),
         ([function("f"), function("h", ">")], "h", 'a second handler has the name "h"'),
         (
             [function("f"), function("g", ">", after="audti"), function("audit", ">")],

@@ -50,6 +50,27 @@ async def test_routing_and_conditions_are_counted_over_history(clock: MockClock)
         assert len(fleet.ended) == 2
 
 
+async def test_what_was_handed_out_again_is_counted_and_passed_over(clock: MockClock) -> None:
+    """The original has its turn as itself; for other handlers such an event is a plain fact."""
+    async with a_fleet() as fleet:
+        fleet.handle("h", at_once)
+        fleet.handle("watcher", at_once, pattern="hooks.group.>")
+        node = await a_node(fleet)
+        for key in ("a", "b"):
+            fleet.cluster.put(key)
+        await fleet.until_done("h")
+        replay = fleet.cluster.do("replay.start", "hook.h", 1, 2)
+        fleet.cluster.do("replay.step", replay, 10)
+        await fleet.until_done("h")
+        found = {name: await tried(node, name, 1, 4) for name in ("h", "watcher")}
+        counted = {
+            name: (each["counts"]["match"], each["replayed"]) for name, each in found.items()
+        }
+        assert counted == {"h": (2, 2), "watcher": (2, 0)}
+        assert [match["revision"] for match in found["watcher"]["matches"]] == [3, 4]
+        assert [each["examined"] for each in found.values()] == [4, 4]
+
+
 async def test_a_long_history_is_told_in_parts(clock: MockClock) -> None:
     """Each answer says where to go on, and together they have looked at everything once."""
     async with a_fleet(backtest_events_max=10) as fleet:

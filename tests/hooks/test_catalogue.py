@@ -13,7 +13,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "events.md"
 
 # Version and fields of each type as they were released. Fields are only ever appended, and then
 # the version of the type rises, and that of the catalogue: change all of it here together.
-RELEASED_VERSION = 2
+RELEASED_VERSION = 3
 RELEASED: dict[str, tuple[int, str]] = {
     "hooks.kv.write_committed": (
         2,
@@ -37,6 +37,7 @@ RELEASED: dict[str, tuple[int, str]] = {
     "hooks.hook.triggered": (1, "topic key payload"),
     "hooks.hook.registered": (1, "handler version node change"),
     "hooks.hook.failed": (1, "handler revision topic key attempts error node verdict"),
+    "hooks.hook.executed": (1, "handler revision topic key attempts events node duration_ms"),
     "hooks.hook.disabled": (1, "handler reason"),
     "hooks.hook.enabled": (1, "handler"),
     "hooks.hook.removed": (1, "handler node"),

@@ -10,7 +10,7 @@ from cluster import operations
 from cluster.operations import REGULAR
 from pubsub import groups
 from pubsub.consumer_groups.group_tables import cut_error
-from pubsub.limits import EFFECT_HOPS_MAX, ERROR_BYTES_MAX, SKIPPED_MAX
+from pubsub.limits import EFFECT_HOPS_MAX, ERROR_BYTES_MAX, EXECUTED_MAX, SKIPPED_MAX
 from pubsub.rejection import Rejection
 from tests.cluster.entries import Driver
 
@@ -38,10 +38,13 @@ class Handler:
         dead: list[Any] | None = None,
         skipped: list[Any] | None = None,
         effects: list[Any] | None = None,
+        executed: list[Any] | None = None,
     ) -> list[Any]:
         row: list[Any] = [0, self.token, floor, [], False, 1, dead or []]
-        if skipped is not None:
-            row.append(skipped)
+        if skipped is not None or executed is not None:
+            row.append(skipped or [])
+        if executed is not None:
+            row.append(executed)
         return [self.group, self.member, [row], effects or []]
 
     def checkpoint(self, *arguments: Any, **named: Any) -> Any:
@@ -57,6 +60,96 @@ class Handler:
 def failed(driver: Driver) -> list[tuple[Any, ...]]:
     """The data of the events about handlers that failed."""
     return [event.data for event in driver.events() if event.topic == "hooks.hook.failed"]
+
+
+def executed(driver: Driver) -> list[tuple[Any, ...]]:
+    """The data of the events about what handlers handled."""
+    return [event.data for event in driver.events() if event.topic == "hooks.hook.executed"]
+
+
+def test_what_was_handled_is_told_and_belongs_to_its_event() -> None:
+    """After the effects of the event, in the entry that completes it; of a batch once."""
+    driver = Driver()
+    driver.do("publish", "orders.created", "k", b"", actor="alice", meta=["corr", None, 3])
+    driver.do("publish_batch", [["orders.created", "k", b""]] * 3)
+    handler = Handler(driver)
+    effects = [[0, 1, [["put", ["seen", b""]]]]]
+    told = [[4, 1, 9, 3], [1, 2, 7, 1]]
+    assert handler.checkpoint(4, effects=effects, executed=told) == []
+    assert executed(driver) == [
+        ("audit", 1, "orders.created", "k", 2, 1, "a", 7),
+        ("audit", 4, "orders.created", "k", 1, 3, "a", 9),
+    ]
+    effect, event, _ = driver.events(5)
+    assert (effect.topic, effect.log_index) == ("hooks.kv.write_committed", event.log_index)
+    assert (event.key, event.actor, event.causation_id) == (None, "hooks@a", 1)
+    assert (event.correlation_id, event.hops) == ("corr", 3)
+
+
+def test_a_checkpoint_that_is_repeated_or_refused_tells_of_no_execution() -> None:
+    """Exactly once for each: with the record that the event is completed, or not at all."""
+    driver = Driver()
+    driver.do("publish_batch", [["orders.created", "k", b""]] * 2)
+    handler = Handler(driver)
+    handler.token -= 1
+    refused = handler.checkpoint(1, executed=[[1, 1, 5, 1]])
+    assert isinstance(refused, Rejection)
+    handler.token += 1
+    assert executed(driver) == []
+    for floor, told in (
+        (1, [[1, 1, 5, 1]]),
+        (1, [[1, 1, 5, 1]]),
+        (2, [[1, 1, 5, 1], [2, 1, 5, 1]]),
+    ):
+        assert handler.checkpoint(floor, executed=told) == []
+    assert [data[1] for data in executed(driver)] == [1, 2]
+
+
+def test_an_event_whose_effects_are_refused_was_not_executed() -> None:
+    """It is a dead letter, and so is each of its batch."""
+    driver = Driver()
+    driver.do("publish_batch", [["orders.created", "k", b""]] * 3)
+    handler = Handler(driver)
+    told = [[2, 1, 5, 2], [3, 1, 5, 1]]
+    assert len(handler.checkpoint(3, effects=[[0, 2, [REFUSED], [1]]], executed=told)) == 2
+    assert [data[1] for data in executed(driver)] == [3]
+    assert [data[1] for data in failed(driver)] == [1, 2]
+
+
+def test_of_events_about_hooks_no_execution_is_told() -> None:
+    """Else a handler of executions, or of everything, would feed itself for ever."""
+    driver = Driver()
+    driver.do("publish", "orders.created", "k", b"")
+    handler = Handler(driver)
+    handler.checkpoint(1, executed=[[1, 1, 5, 1]])
+    assert driver.events(2)[0].topic == "hooks.hook.executed"
+    handler.checkpoint(2, executed=[[2, 1, 5, 1]])
+    assert driver.machine.revision == 2
+    revision, _ = driver.do("hook.trigger", "hooks.hook.executed", "k", b"{}")
+    handler.checkpoint(revision, executed=[[revision, 1, 5, 1]])
+    assert driver.machine.revision == revision
+
+
+def test_a_chain_through_executions_comes_to_an_end() -> None:
+    """A handler that reports, and another one whose effect on the report it handles again."""
+    driver = Driver()
+    driver.do("publish", "orders.created", "k", b"")
+    reports, answers = (
+        Handler(driver, "hook.reports"),
+        Handler(driver, "hook.answers", member="b/1"),
+    )
+    rounds = 0
+    while True:
+        revision = driver.machine.revision
+        if driver.events(revision)[0].topic == "orders.created":
+            reports.checkpoint(revision, executed=[[revision, 1, 5, 1]])
+            assert driver.machine.revision == revision + 1
+            continue
+        again = [["publish", ["orders.created", "k", b""]]]
+        if answers.checkpoint(revision, effects=[[0, revision, again]]):
+            break
+        rounds += 1
+    assert rounds == EFFECT_HOPS_MAX
 
 
 def test_a_dead_letter_is_told_and_belongs_to_its_event() -> None:
@@ -220,13 +313,13 @@ def test_a_chain_through_failures_comes_to_an_end() -> None:
 
 @pytest.mark.parametrize("group", ["readers", "hooks", "audit"])
 def test_groups_of_others_say_nothing(group: str) -> None:
-    """Their dead letters are their consumers' business."""
+    """What becomes of their events is their consumers' business."""
     driver = Driver()
-    driver.do("publish", "orders.created", "k", b"")
+    driver.do("publish_batch", [["orders.created", "k", b""]] * 2)
     handler = Handler(driver, group)
-    handler.checkpoint(1, [[1, 1, "x"]])
+    handler.checkpoint(2, [[1, 1, "x"]], executed=[[2, 1, 5, 1]])
     assert handler.letters() == [1]
-    assert driver.machine.revision == 1
+    assert driver.machine.revision == 2
 
 
 def test_a_handler_with_a_group_on_each_node_is_told_by_its_name() -> None:
@@ -251,6 +344,7 @@ def test_a_fenced_checkpoint_says_nothing() -> None:
 
 
 LETTER = [1, 1, "x"]
+DONE = [1, 1, 5, 1]
 
 
 @pytest.mark.parametrize(
@@ -264,6 +358,15 @@ LETTER = [1, 1, "x"]
         ({"skipped": [LETTER], "dead": [LETTER]}, "malformed"),
         ({"skipped": [LETTER] * (SKIPPED_MAX + 1)}, "limit_exceeded"),
         ({"skipped": [LETTER, LETTER]}, "malformed"),
+        ({"executed": 5}, "malformed"),
+        ({"executed": [[1, 1, 5]]}, "malformed"),
+        ({"executed": [[1, 1, 5, 0]]}, "malformed"),
+        ({"executed": [[1, 1, None, 1]]}, "malformed"),
+        ({"executed": [[2, 1, 5, 1]]}, "malformed"),
+        ({"executed": [DONE, DONE]}, "malformed"),
+        ({"executed": [DONE], "dead": [LETTER]}, "malformed"),
+        ({"executed": [DONE], "skipped": [LETTER]}, "malformed"),
+        ({"executed": [DONE] * (EXECUTED_MAX + 1)}, "limit_exceeded"),
         ({"effects": [[0, 1, [], 5]]}, "malformed"),
         ({"effects": [[0, 1, [], ["1"]]]}, "malformed"),
         ({"effects": [[0, 1, [], [1]]]}, "malformed"),
@@ -304,3 +407,22 @@ def test_an_entry_of_the_older_version_checkpoints_as_it_did() -> None:
     ]
     assert handler.letters() == [1, 2]
     assert driver.machine.revision == 2
+
+
+def test_an_entry_of_the_version_before_tells_of_no_execution() -> None:
+    """A release that knows eight items to a partition refuses nine: so must every other."""
+    driver = Driver()
+    driver.do("publish_batch", [["orders.created", "k", b""]] * 2)
+    handler = Handler(driver)
+
+    def older(**named: Any) -> Any:
+        operation = operations.pack(0, 0, "group.checkpoint", handler.arguments(2, **named))
+        body = operations.seal([operation], driver.wall_ms, driver.elapsed_ms, 2)
+        (result,) = driver.apply(bytes((REGULAR,)) + body).results
+        return result
+
+    before = driver.rows()
+    assert older(executed=[DONE]).code == "malformed"
+    assert driver.rows() == before
+    assert older(skipped=[LETTER]) == []
+    assert (len(failed(driver)), executed(driver)) == (1, [])

@@ -56,7 +56,7 @@ async def test_a_trigger_runs_once_per_cluster_and_matching_handler(clock: MockC
         ("hooks.kv.*", {}, "malformed"),
         ("orders.created", {}, "no_handler"),
         ("hooks.kv.write_committed", {"a": object()}, "malformed"),
-        ("hooks.kv.write_committed", {"a": "x" * 300_000}, "malformed"),
+        ("hooks.kv.write_committed", {"a": "x" * 1_100_000}, "malformed"),
     ],
 )
 async def test_a_trigger_that_would_do_nothing_is_refused(

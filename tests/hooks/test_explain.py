@@ -259,6 +259,167 @@ async def test_an_event_that_is_handed_out_again_is_for_one_group_alone(clock: M
         )  # fmt: skip
 
 
+async def test_an_event_that_is_handed_out_again_concerns_each_group_in_its_way(
+    clock: MockClock,
+) -> None:
+    """With scope node the group that it names has the original, the others what they match."""
+    async with a_fleet() as fleet:
+        fleet.handle("h", at_once, scope="node")
+        fleet.handle("every", at_once, scope="node", pattern=">")
+        a, b = await fleet.start("a", "b")
+        await trio.sleep(2)
+        fleet.cluster.put("k")
+        await trio.sleep(2)
+        facts = {}
+        for name in ("h", "every"):
+            replay = fleet.cluster.do("replay.start", f"hook.{name}@b", 1, 1)
+            fleet.cluster.do("replay.step", replay, 10)
+            facts[name] = fleet.cluster.revision
+        await trio.sleep(2)
+        groups = {}
+        for name, fact in facts.items():
+            answers = [await asked(fleet, node.service, {"revision": fact}) for node in (a, b)]
+            rows = merge([answer["handlers"] for answer in answers if isinstance(answer, dict)])
+            groups[name] = [
+                (row["group"], row["stage"], [each["node"] for each in row["attempts"]])
+                for row in rows
+                if row["handler"] == name
+            ]
+        assert groups == {
+            "h": [("hook.h@b", "done", ["b"])],
+            "every": [("hook.every@a", "done", ["a"]), ("hook.every@b", "done", ["b"])],
+        }
+
+
+async def test_an_event_whose_original_is_gone_is_still_the_fact_of_others(
+    clock: MockClock,
+) -> None:
+    """The handler that it was for gets nothing, and the answer says so."""
+    async with a_fleet() as fleet:
+        fleet.handle("h", at_once)
+        fleet.handle("watcher", at_once, pattern="hooks.group.>")
+        (a,) = await fleet.start("a")
+        await settle(fleet)
+        fleet.cluster.put("k")
+        await fleet.until_done("h")
+        replay = fleet.cluster.do("replay.start", "hook.h", 1, 1)
+        fleet.cluster.do("replay.step", replay, 10)
+        fact = fleet.cluster.revision
+        await fleet.until_done("watcher")
+        fleet.cluster.trim(1)
+        rows = await explained(fleet, a, revision=fact)
+        assert (rows["h"]["stage"], rows["watcher"]["stage"]) == ("no_match", "done")
+        assert "retention took it" in rows["h"]["because"]
+
+
+async def test_a_node_that_skipped_an_event_speaks_for_itself_alone(clock: MockClock) -> None:
+    """With scope node one node gave it up, and the other one did it."""
+
+    async def fails_on_b(context: HookContext) -> None:
+        if fleet.begun[-1].node == "b":
+            raise ValueError("not here")
+
+    async with a_fleet() as fleet:
+        fleet.handle("h", fails_on_b, scope="node", retry_count=0, on_failure="skip")
+        a, _ = await fleet.start("a", "b")
+        await trio.sleep(2)
+        revision = fleet.cluster.put("k")
+        await trio.sleep(2)
+        answer = await asked(fleet, a.service, {"revision": revision})
+        assert isinstance(answer, dict)
+        stages = {row["group"]: row["stage"] for row in answer["handlers"]}
+        assert stages == {"hook.h@a": "done", "hook.h@b": "skipped"}
+
+
+async def test_every_event_of_a_batch_names_its_attempt(clock: MockClock) -> None:
+    """While it is under way and afterwards, by the newest event of the batch."""
+    release = trio.Event()
+
+    async def waits(context: HookContext) -> None:
+        await release.wait()
+
+    async with a_fleet() as fleet:
+        fleet.handle("h", waits, batch_max=3, batch_wait_ms=5_000, partitions=1, timeout_ms=30_000)
+        (a,) = await fleet.start("a")
+        await settle(fleet)
+        revisions = [fleet.cluster.put(key) for key in ("x", "y", "z")]
+        await fleet.until(lambda: fleet.begun)
+        for revision in revisions:
+            row = (await explained(fleet, a, revision=revision))["h"]
+            assert (row["stage"], row["attempt"]) == ("running", 1)
+            assert "at a batch of 3 events, of which 3 is the newest" in row["because"]
+        release.set()
+        await fleet.until_done("h")
+        for revision in revisions:
+            row = (await explained(fleet, a, revision=revision))["h"]
+            assert (row["stage"], row["attempt"], row["batch"]) == ("done", 1, 3)
+            assert "batch of 3 events, of which 3 is the newest" in row["because"]
+            assert [each["revisions"] for each in row["attempts"]] == [(1, 2, 3)]
+
+
+@pytest.mark.parametrize("shaped", [{"debounce_ms": 1_000}, {"throttle_ms": 1_000}])
+async def test_an_event_that_a_newer_one_stands_for_says_so(
+    shaped: dict[str, Any], clock: MockClock
+) -> None:
+    """It was not run; where nobody remembers, the answer says what is certain."""
+    async with a_fleet() as fleet:
+        fleet.handle("h", at_once, **shaped)
+        (a,) = await fleet.start("a")
+        await settle(fleet)
+        first, *over, newest = [fleet.cluster.put("k") for _ in range(4)]
+        await trio.sleep(0.05)
+        rows = [(await explained(fleet, a, revision=revision))["h"] for revision in over]
+        assert [row["stage"] for row in rows] == ["ended", "ended"]
+        assert f"event {over[1]} of its key stands for it" in rows[0]["because"]
+        await fleet.until_done("h")
+        assert newest in fleet.revisions("h")
+        ran = fleet.revisions("h")
+        for revision in (first, *over, newest):
+            row = (await explained(fleet, a, revision=revision))["h"]
+            if revision in ran:
+                assert (row["stage"], row["because"]) == ("done", None)
+            else:
+                assert (row["stage"], row["stood_for_by"]) == ("coalesced", newest)
+                assert f"event {newest} of its key stands for it" in row["because"]
+        await a.stop()
+        await a.start()
+        await settle(fleet)
+        row = (await explained(fleet, a, revision=over[0]))["h"]
+        assert row["stage"] == "done"
+        assert "is not remembered" in row["because"]
+
+
+async def test_of_two_answers_the_one_that_remembers_is_taken(clock: MockClock) -> None:
+    """A node that knows only that an event is over gives way to the one that dealt with it."""
+    async with a_fleet() as fleet:
+        fleet.handle("h", at_once, debounce_ms=500)
+        a, b = await fleet.start("a", "b")
+        await trio.sleep(3)
+        older, newer = fleet.cluster.put("k"), fleet.cluster.put("k")
+        await fleet.until_done("h")
+        for revision, stage in ((older, "coalesced"), (newer, "done")):
+            answers = [[(await explained(fleet, n, revision=revision))["h"]] for n in (a, b)]
+            (best,) = merge(answers)
+            assert merge(reversed(answers)) == [best]
+            assert (best["stage"], best["because"] or "") == (
+                stage, f"it was not run: event {newer} of its key stands for it"
+                if stage == "coalesced" else "",
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize("less", ["done", "before_start", "unread", "elsewhere"])
+def test_whoever_ran_an_event_is_believed(less: str) -> None:
+    """Whatever the others say that know less, and in whichever order they answer."""
+    row = {"handler": "h", "group": "hook.h", "owner": "a", "attempts": []}
+    done = {"outcome": "done", "events": 1, "started_ms": 1}
+    other = {**row, "node": "a", "stage": less}
+    knows = {**row, "node": "b", "stage": "done", "attempts": [done]}
+    coalesced = {**row, "node": "b", "stage": "coalesced"}
+    for best in (knows, coalesced):
+        assert merge([[other], [best]]) == merge([[best], [other]]) == [best]
+    assert merge([[coalesced], [knows]]) == [knows]
+
+
 async def test_a_made_up_event_is_routed_and_nothing_more(clock: MockClock) -> None:
     """Topic, key and payload are enough to say who would get it."""
     async with a_fleet() as fleet:
@@ -277,6 +438,34 @@ async def test_a_made_up_event_is_routed_and_nothing_more(clock: MockClock) -> N
         assert (row["stage"], row["decision"]) == ("no_match", "not_published")
         assert "hooks.cluster.*" in row["because"]
         assert (await explained(fleet, a, **order))["h"]["stage"] == "would_run"
+
+
+@pytest.mark.parametrize(
+    ("condition", "said", "stage", "words"),
+    [
+        ("json.total > 10.0", {}, "depends", "payload; json.total > 10.0 decides"),
+        ("!has(data.nothing)", {}, "depends", "payload"),
+        ('event.key == "a" && json.total > 10.0', {}, "depends", "key, payload"),
+        ('event.key == "a" && json.total > 10.0', {"key": "b"}, "no_match", 'event.key == "a"'),
+        ('event.key == "a"', {"key": "a"}, "would_run", None),
+        ('event.topic == "orders.made"', {}, "would_run", None),
+        ('event.actor == "ann"', {"payload": "{}"}, "depends", "event.actor"),
+        ("json.total > 10.0", {"payload": '{"total": 11.5}'}, "would_run", None),
+        ("json.total > 10.0", {"payload": "{}"}, "would_fail", "cannot be evaluated"),
+    ],
+)
+async def test_what_was_not_said_of_a_made_up_event_is_not_guessed(
+    condition: str, said: dict[str, Any], stage: str, words: str | None, clock: MockClock
+) -> None:
+    """Where the condition asks for it, it depends; a clause that is false without it decides."""
+    async with a_fleet() as fleet:
+        fleet.handle("h", at_once, pattern="orders.>", filter=condition)
+        (a,) = await fleet.start("a")
+        row = (await explained(fleet, a, topic="orders.made", **said))["h"]
+        assert row["stage"] == stage, row
+        assert (row["because"] is None) == (words is None)
+        assert words is None or words in row["because"]
+        assert stage != "depends" or any(result is None for _, result in row["clauses"])
 
 
 @pytest.mark.parametrize(

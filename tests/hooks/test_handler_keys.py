@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import tomli
 
+from hooks.conditions import Condition, condition
 from hooks.configuration.config import SECTION_KEYS, parse_handler
 from hooks.configuration.definition import (
     LOCAL_KEYS,
@@ -19,7 +20,9 @@ from hooks.configuration.definition import (
     Scope,
 )
 from hooks.configuration.keys import KEYS, NOT_YET
+from hooks.delivery import TRIGGER_HEADER, TRIGGER_TOPIC, deliver
 from hooks.limits import HookLimits
+from tests.hooks.workbench import write_event
 
 SHELL = {"name": "h", "pattern": "hooks.kv.*", "type": "shell", "command": "notify"}
 PYTHON = {"name": "h", "pattern": "hooks.kv.*", "type": "in_process", "handler_id": "f"}
@@ -45,6 +48,7 @@ GOOD: list[tuple[str, Any, Any, Mapping[str, Any]]] = [
     ("concurrency", 1, 1, SHELL),
     ("rate_limit", "10/s", Rate(10, 1_000), SHELL),
     ("rate_limit", "5/h", Rate(5, 3_600_000), SHELL),
+    ("rate_limit", "360000000/h", Rate(360_000_000, 3_600_000), SHELL),
     ("rate_limit_per_key", "100/m", Rate(100, 60_000), SHELL),
     ("debounce_ms", 500, 500, SHELL),
     ("debounce_ms_max", 900, 900, {**SHELL, "debounce_ms": 500}),
@@ -56,6 +60,7 @@ GOOD: list[tuple[str, Any, Any, Mapping[str, Any]]] = [
     ("on_failure", "block", OnFailure.BLOCK, SHELL),
     ("breaker_failures", 5, 5, SHELL),
     ("breaker_open_ms", 100, 100, {**SHELL, "breaker_failures": 5}),
+    ("report_executions", True, True, SHELL),
     ("enabled", False, False, SHELL),
     ("required", True, True, SHELL),
     ("handler_id", "g", "g", PYTHON),
@@ -111,6 +116,8 @@ BAD: list[tuple[str, Any, str, Mapping[str, Any]]] = [
     ("rate_limit", "10", 'rate_limit: "10" is no rate', SHELL),
     ("rate_limit", 10, 'rate_limit: "10" is no rate', SHELL),
     ("rate_limit", "0/s", "is no rate", SHELL),
+    ("rate_limit", "100001/s", "rate_limit: at most 100000 starts a second", SHELL),
+    ("rate_limit_per_key", "99999999999/h", "at most 100000 starts a second", SHELL),
     ("rate_limit_per_key", "1/d", 'rate_limit_per_key: "1/d" is no rate', SHELL),
     ("debounce_ms", -1, "debounce_ms: a whole number from 0 to 86400000", SHELL),
     ("debounce_ms_max", "1s", "debounce_ms_max: a whole number", {**SHELL, "debounce_ms": 1}),
@@ -122,6 +129,7 @@ BAD: list[tuple[str, Any, str, Mapping[str, Any]]] = [
     ("on_failure", "dead-letter", 'did you mean "dead_letter"?', SHELL),
     ("breaker_failures", 1_001, "breaker_failures: a whole number from 0 to 1000", SHELL),
     ("breaker_open_ms", 0, "breaker_open_ms: a whole number", {**SHELL, "breaker_failures": 1}),
+    ("report_executions", "all", "report_executions: true or false", SHELL),
     ("enabled", 1, "enabled: true or false", SHELL),
     ("required", "yes", "required: true or false", SHELL),
     ("handler_id", "", "handler_id: a non-empty text", PYTHON),
@@ -162,6 +170,10 @@ CONTRADICTIONS: list[tuple[Mapping[str, Any], str]] = [
     ({**SHELL, "debounce_ms": 5, "debounce_ms_max": 4}, "must not be below debounce_ms (5)"),
     ({**SHELL, "batch_wait_ms": 5}, "batch_wait_ms: without batch_max"),
     ({**SHELL, "breaker_open_ms": 5}, "breaker_open_ms: without breaker_failures"),
+    (
+        {**SHELL, "pattern": "hooks.hook.*", "report_executions": True},
+        "report_executions: of events below hooks.hook. nothing is reported",
+    ),
     ({**SHELL, "scope": "selector"}, "selector: is missing"),
     ({**SHELL, "selector": {"a": "b"}}, 'selector: only the scope "selector"'),
     ({**SHELL, "scope": "node", "selector": {"a": "b"}}, 'only the scope "selector"'),
@@ -251,6 +263,18 @@ def test_a_key_whose_feature_is_missing_is_refused_by_name(key: str) -> None:
     assert "yet" in problem
 
 
+def test_a_condition_that_comes_by_itself_says_yes_or_no_of_every_event() -> None:
+    """Also of one that somebody triggered without a key: to fail is not to answer."""
+    keys = parsed({**FILE, "source": "targets/"})
+    assert keys.filter is not None
+    asked = condition(keys.filter)
+    assert isinstance(asked, Condition)
+    for key, expected in (("targets/a", True), ("other", False), ("", False), (None, False)):
+        data = (b"{}", "application/json", {TRIGGER_HEADER: "hooks.kv.write_committed"})
+        triggered = deliver(write_event(7, "k", topic=TRIGGER_TOPIC, data=data)._replace(key=key))
+        assert asked.decide(triggered) is expected
+
+
 def test_one_order_of_all_events_has_one_partition() -> None:
     """It need not be said, nor may the leader's handler be divided among nobody."""
     assert parsed({**SHELL, "order_by": "handler"}).partitions == 1
@@ -267,7 +291,7 @@ def test_a_file_handler_completes_itself() -> None:
     assert members.debounce_ms == 200
     keys = parsed({**FILE, "source": 'tar"gets/', "debounce_ms": 7})
     assert keys.pattern.text == "hooks.kv.*"
-    assert keys.filter == 'event.key.startsWith("tar\\"gets/")'
+    assert keys.filter == 'event.key != null && event.key.startsWith("tar\\"gets/")'
     assert keys.debounce_ms == 7
     chosen = parsed({**FILE, "source": "a/", "pattern": "hooks.kv.write_committed"})
     assert (chosen.pattern.text, chosen.filter) == ("hooks.kv.write_committed", None)

@@ -228,8 +228,29 @@ async def test_a_module_that_takes_the_process_along_refuses_the_start(tmp_path:
     file = tmp_path / "leaves.py"
     file.write_text("import os\nos._exit(3)\n")
     host = Host([], ListLog(), files=[str(file)], environment=os.environ, limits=LIMITS)
-    with trio.fail_after(20), pytest.raises(HostNotStarted, match="without a word"):
+    with trio.fail_after(20), pytest.raises(HostNotStarted, match=r"a word: it was at .*leaves"):
         await host.run()
+
+
+async def test_options_that_no_message_carries_take_nothing_along(tmp_path: Path) -> None:
+    """They are given to whoever checks options as something that no key takes."""
+    file = tmp_path / "odd.py"
+    file.write_text(
+        "from hooks.registry import hook\n"
+        "@hook('x', priority=object(), retry_count=2**70, timeout_ms=5)\ndef odd(context): ...\n"
+        "@hook(5, name=[])\ndef odder(context): ...\n"
+        "@hook('x')\ndef good(context): ...\n"
+    )
+    host = Host([], ListLog(), files=[str(file)], environment=os.environ, limits=LIMITS)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(host.run)
+            assert [(f.handler_id, f.pattern, f.options) for f in host.functions] == [
+                ("odd", "x", {"priority": None, "retry_count": None, "timeout_ms": 5}),
+                ("odder", None, {"name": (), "pattern": 5}),
+                ("good", "x", {}),
+            ]
+            nursery.cancel_scope.cancel()
 
 
 async def test_who_has_answered_is_not_run_again_for_who_blocks(tmp_path: Path) -> None:

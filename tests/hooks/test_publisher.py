@@ -33,6 +33,7 @@ SYSTEM_DATA: dict[str, tuple[Any, ...]] = {
     "hooks.hook.triggered": (b'{"a": [1]}', "application/json", {"triggered-topic": "orders.new"}),
     "hooks.hook.registered": ("mail", 2, "a", "changed"),
     "hooks.hook.failed": ("mail", 5, "orders.new", "k", 4, "exit 1", "a", "dead_letter"),
+    "hooks.hook.executed": ("mail", 5, "orders.new", "k", 2, 1, "a", 12),
     "hooks.hook.disabled": ("mail", "too many letters"),
     "hooks.hook.enabled": ("mail",),
     "hooks.hook.removed": ("mail", "a"),

@@ -58,11 +58,11 @@ def is_protected(driver: Driver, group: str) -> bool:
     return group in [name for name, _, _ in groups.protected_floors(driver.connection)]
 
 
-def is_paused(driver: Driver, group: str) -> bool:
+def is_held(driver: Driver, group: str) -> bool:
     """Whether a group hands out nothing."""
     described = groups.describe(driver.connection, group)
     assert described is not None
-    return bool(described["paused"])
+    return bool(described["held"])
 
 
 def test_a_handler_is_registered_once() -> None:
@@ -256,15 +256,15 @@ def test_retention_waits_for_no_node_that_does_not_have_the_handler() -> None:
 
 
 def test_a_disabled_handler_keeps_its_place_and_waits() -> None:
-    """Groups that are there and groups that come are paused; enabling goes on where it was."""
+    """Groups that are there and groups that come are held; enabling goes on where it was."""
     driver = Driver()
     register(driver, "a", policy(scope=Scope.NODE))
     define(driver, "hook.audit@a")
     assert driver.do("hook.disable", "audit", "too loud", actor="alice") is True
     assert driver.do("hook.disable", "audit", "again") is False
     define(driver, "hook.audit@b")
-    assert is_paused(driver, "hook.audit@a")
-    assert is_paused(driver, "hook.audit@b")
+    assert is_held(driver, "hook.audit@a")
+    assert is_held(driver, "hook.audit@b")
     assert (known(driver).enabled, known(driver).disabled_reason) == (False, "too loud")
     refused = driver.do("group.resume", "hook.audit@a")
     assert refused.code == "handler_disabled"
@@ -276,8 +276,8 @@ def test_a_disabled_handler_keeps_its_place_and_waits() -> None:
     assert before is not None
     assert after is not None
     assert before["partitions"] == after["partitions"]
-    assert not after["paused"]
-    assert not is_paused(driver, "hook.audit@b")
+    assert (after["paused"], after["held"]) == (False, False)
+    assert not is_held(driver, "hook.audit@b")
     assert (known(driver).enabled, known(driver).disabled_reason) == (True, None)
     assert told(driver)[1:] == [("disabled", "audit", "too loud"), ("enabled", "audit")]
     assert driver.events()[1].actor == "alice"
@@ -289,12 +289,12 @@ def test_a_disabled_handler_stays_disabled_when_it_is_changed_or_back() -> None:
     driver.do("hook.register", "a", [[policy(), False, None]])
     assert not known(driver).enabled
     define(driver, "hook.audit")
-    assert is_paused(driver, "hook.audit")
+    assert is_held(driver, "hook.audit")
     register(driver, "a", policy(version=2))
     register(driver, "a")
     register(driver, "a", policy(version=2))
     assert not known(driver).enabled
-    assert is_paused(driver, "hook.audit")
+    assert is_held(driver, "hook.audit")
 
 
 @pytest.mark.parametrize(("start", "floor"), [("earliest", 0), (3, 2), ("latest", 3)])
@@ -517,9 +517,9 @@ def test_triggering_goes_by_what_is_registered() -> None:
     assert driver.events(revision)[0].topic == "hooks.hook.triggered"
 
 
-def older_entry(driver: Driver, name: str, *args: Any) -> Any:
-    """One operation in an entry of version 1; its result."""
-    body = operations.seal([operations.pack(0, 0, name, args)], 1, 1, 1)
+def older_entry(driver: Driver, name: str, *args: Any, version: int = 1) -> Any:
+    """One operation in an entry of an older version; its result."""
+    body = operations.seal([operations.pack(0, 0, name, args)], 1, 1, version)
     (result,) = driver.apply(bytes((REGULAR,)) + body).results
     return result
 

@@ -146,7 +146,8 @@ def check(driver: Driver, model: Model) -> None:
     for name, node in model.groups:
         group = groups.describe(driver.connection, group_name(name, node))
         assert group is not None
-        assert group["paused"] == (name in model.said and model.disabled[name])
+        assert group["held"] == (name in model.said and model.disabled[name])
+        assert not group["paused"]
         assert (group["name"] in protected) == model.is_used(name, node)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from hooks.configuration.config import parse_handler
 from hooks.configuration.keys import KEYS
+from hooks.configuration.relations import DECORATOR_KEYS
 from hooks.registry import HookContext, Registry, hook
 from tests.hooks.workbench import CLUSTER_ID, ListLog, attempt, definition, write_event
 
@@ -62,10 +63,34 @@ def test_a_context_shows_the_event_and_the_attempt() -> None:
 
 def test_the_decorator_takes_every_key_of_a_function() -> None:
     """What a table can say of a Python handler, @hook can say too, and no more."""
-    ours = set(inspect.signature(hook).parameters)
     keys = {key for key in KEYS if parse_handler({**PYTHON, key: 0})[1]}
     refused = {key for key in keys if "only a handler of type" in _problems(key)}
+    ours = _parameters()
     assert ours == set(KEYS) - refused - {"execution_mode", "type", "handler_id"}
+    assert ours == set(DECORATOR_KEYS)
+
+
+def test_what_the_decorator_does_not_know_is_kept_for_whoever_checks_it() -> None:
+    """An error there and then would take the whole module with it."""
+
+    @hook("x", priorty=1)  # type: ignore[arg-type]
+    def misspelt(context: HookContext) -> None: ...
+
+    @hook(5, name=[])  # type: ignore[arg-type]
+    def odd(context: HookContext) -> None: ...
+
+    registry = Registry()
+    registry.add(misspelt)
+    registry.add(odd)
+    assert [(f.handler_id, f.pattern, dict(f.options)) for f in registry.found] == [
+        ("misspelt", "x", {"priorty": 1}),
+        ("odd", None, {"name": [], "pattern": 5}),
+    ]
+
+
+def _parameters() -> set[str]:
+    """Those of @hook that have a name."""
+    return set(inspect.signature(hook).parameters) - {"unknown"}
 
 
 PYTHON = {"name": "h", "pattern": ">", "type": "in_process", "handler_id": "f"}
@@ -106,6 +131,7 @@ def test_everything_that_the_decorator_is_given_is_checked() -> None:
         on_failure="skip",
         breaker_failures=3,
         breaker_open_ms=50,
+        report_executions=True,
         enabled=False,
         required=True,
     )
@@ -120,7 +146,6 @@ def test_everything_that_the_decorator_is_given_is_checked() -> None:
     assert definition.after == ("x", "y")
     assert (definition.version, definition.filter) == (2, "event.hops == 0")
     assert (definition.enabled, definition.required) == (False, True)
+    assert definition.report_executions
     unchanged = {"debounce_ms": 0, "debounce_ms_max": 0, "throttle_ms": 0}
-    assert set(found.options) | set(unchanged) | {"name", "pattern"} == set(
-        inspect.signature(hook).parameters
-    )
+    assert set(found.options) | set(unchanged) | {"name", "pattern"} == _parameters()

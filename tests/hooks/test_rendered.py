@@ -42,6 +42,10 @@ class Bench:
         return self.path.read_text()
 
 
+def nobody(handler: str, problem: str | None) -> None:
+    raise AssertionError(f"{handler}: {problem}")
+
+
 def error_of(outcome: Outcome) -> str:
     assert isinstance(outcome, Failed), outcome
     return outcome.error
@@ -51,7 +55,7 @@ async def test_it_is_rendered_at_the_start_and_with_each_change(tmp_path: Path) 
     """From the newest state each time, whatever the event was."""
     bench = Bench(tmp_path)
     bench.begin()
-    await bench.runner.start([bench.handler, definition(name="other")])
+    await bench.runner.start([bench.handler, definition(name="other")], nobody)
     assert bench.text == HEAD + "10.0.0.1\ta\n10.0.0.2\tb\n"
     bench.cluster.members.append(("c", "10.0.0.3:7471"))
     outcome = await bench.run()
@@ -67,7 +71,7 @@ async def test_nothing_is_missed_before_a_new_handler_has_its_place(tmp_path: Pa
     """What changes after the first rendering and before its events begin is rendered then."""
     bench = Bench(tmp_path, source="hosts/")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(bench.runner.start, [bench.handler])
+        nursery.start_soon(bench.runner.start, [bench.handler], nobody)
         await until(bench.path.exists)
         bench.cluster.put("hosts/early", b"10.0.0.1")
         await trio.testing.wait_all_tasks_blocked()
@@ -179,12 +183,42 @@ async def test_a_link_or_a_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/no/such/folder/hosts", "/proc/hosts"])
 async def test_a_folder_that_takes_no_file_fails_the_attempt(tmp_path: Path, path: str) -> None:
-    """With the path and the system's reason; the start only logs it."""
+    """With the path and the system's reason."""
     bench = Bench(tmp_path, path=path)
     bench.begin()
     error = error_of(await bench.run())
     assert error.startswith(f"{path} cannot be written: ")
-    await bench.runner.start([bench.handler])
+
+
+@pytest.mark.parametrize("by_event", [True, False])
+async def test_a_start_that_fails_is_a_problem_until_the_file_is_there(
+    tmp_path: Path, by_event: bool
+) -> None:
+    """It is rendered again after a while, or by an event; the log says it once."""
+    folder = tmp_path / "later"
+    pause_ms = 60_000 if by_event else 20
+    limits = HookLimits(backoff_ms_max=pause_ms, backoff_first_ms=1)
+    bench = Bench(tmp_path, limits, path=str(folder / "made"))
+    noted: list[tuple[str, str | None]] = []
+
+    def note(name: str, problem: str | None) -> None:
+        noted.append((name, problem))
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bench.runner.start, [bench.handler], note)
+            await until(lambda: len(noted) > (not by_event))
+            bench.begin()
+            folder.mkdir()
+            if by_event:
+                await bench.run()
+            await until(lambda: noted[-1] == ("h", None))
+            assert (folder / "made").read_text().startswith(HEAD)
+            nursery.cancel_scope.cancel()
+    assert noted[0] == (
+        "h",
+        f"not rendered at the start: {folder}/made cannot be written: No such file or directory",
+    )
     assert bench.port.log.messages("error") == ["file not rendered at the start"]
 
 

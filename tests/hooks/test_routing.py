@@ -3,7 +3,14 @@
 from dataclasses import replace
 
 from hooks.delivery import TRIGGER_HEADER, TRIGGER_TOPIC, deliver
-from hooks.routing import Decision, Verdict, decide, decide_filter, is_published
+from hooks.routing import (
+    Decision,
+    Verdict,
+    decide,
+    decide_filter,
+    is_published,
+    published,
+)
 from tests.hooks.workbench import definition, write_event
 
 WRITE = deliver(write_event(7, "orders/1", b'{"total": 5}'))
@@ -39,6 +46,16 @@ def test_what_users_publish_is_always_published() -> None:
     assert is_published("orders.created", ("hooks.cluster.*",))
     assert is_published("hooks.kv.write_committed", ())
     assert not is_published("hooks.kv.write_committed", ("hooks.cluster.*",))
+
+
+def test_who_asks_of_each_event_is_told_the_same() -> None:
+    """The first time and every other; nobody need ask where every topic is published."""
+    topics = ("hooks.cluster.*", "hooks.kv.ttl_expired")
+    ask = published(topics)
+    assert ask is not None
+    for topic in ("orders.created", "hooks.cluster.node_added", "hooks.kv.write_committed") * 2:
+        assert ask(topic) == is_published(topic, topics)
+    assert published(()) is None
 
 
 def test_who_triggers_by_hand_means_it() -> None:

@@ -4,13 +4,16 @@ import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from hooks.configuration.config import parse_hooks
+from hooks.configuration.config import LoadProblem, parse_hooks
+from hooks.control.answers import list_handlers
+from hooks.execution.generation import by_name
 from hooks.execution.runtime import HookRuntime, HooksRefused
 from hooks.limits import HookLimits
 from hooks.registry import HookContext, Registry, hook
@@ -36,6 +39,7 @@ async def running(hooks: HookRuntime) -> AsyncIterator[HookRuntime]:
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             await nursery.start(hooks.run)
+            await hooks.serve()
             yield hooks
             await hooks.stop()
 
@@ -149,6 +153,64 @@ async def test_a_command_that_is_not_there_is_warned_about_at_the_start() -> Non
     log: Any = hooks.port.log
     warned = [fields["handler"] for level, _, fields in log.lines if level == "warning"]
     assert warned == ["h", "g"]
+
+
+async def test_what_does_not_work_on_a_node_is_a_problem_until_it_does(tmp_path: Path) -> None:
+    """A file that cannot be rendered and a command that may not run: in `list`, in the state that
+    is replicated, in an event, and no longer once there is a folder and the command is allowed."""
+    cluster = FakeCluster()
+    cluster.tells_registrations = True
+    folder = tmp_path / "later"
+    made = {"name": "made", "type": "file", "path": str(folder / "made")}
+    told = {"name": "told", "type": "shell", "pattern": "x", "command": "true"}
+    rules = {"allow_commands": ["/bin/echo"]}
+    hooks = runtime(
+        cluster,
+        {"handlers": [made, told], "shell": rules},
+        limits=replace(LIMITS, backoff_ms_max=100),
+    )
+    reasons = {
+        "made": f"not rendered at the start: {folder}/made cannot be written: No such file or"
+        " directory",
+        "told": 'told: command "true" is not in allow_commands of [hooks.shell]',
+    }
+    async with running(hooks):
+        await until(lambda: problems(hooks) == {name: f"a: {why}" for name, why in reasons.items()})
+        assert hooks.service is not None
+        assert hooks.service.problems == reasons
+        failed = [
+            event.data[:3]
+            for event in cluster.read(1, 100, 1 << 20)
+            if event.topic == "hooks.hook.load_failed"
+        ]
+        assert sorted(failed) == [(name, "a", why) for name, why in reasons.items()]
+        assert "members" not in cluster.described("told"), "its events are for a node that may"
+        folder.mkdir()
+        await until(lambda: problems(hooks)["made"] is None)
+        config, _ = parse_hooks({"handlers": [made, told]})
+        assert config is not None
+        await hooks.reload(config)
+        await until(lambda: problems(hooks) == {"made": None, "told": None})
+
+
+def test_all_that_is_wrong_with_a_handler_is_told() -> None:
+    """Not the last of it alone; what stands beside a handler that did load does not stop it."""
+    found = [
+        LoadProblem(name="h", text="patern: no such key", place="/d/h.toml:2"),
+        LoadProblem(name="h", text="pattern: is missing", place="/d/h.toml:1"),
+        LoadProblem(name="g", text="a second one", place="/d/g.toml:1"),
+    ]
+    assert by_name(found, ["g"]) == {
+        "h": "/d/h.toml:2: patern: no such key; /d/h.toml:1: pattern: is missing",
+        "/d/g.toml:1": "/d/g.toml:1: a second one",
+    }
+
+
+def problems(hooks: HookRuntime) -> dict[str, str | None]:
+    """By handler, as people see them."""
+    if hooks.service is None:
+        return {}
+    return {row["handler"]: row["problem"] for row in list_handlers(hooks.service)}
 
 
 async def test_disabled_hooks_do_nothing() -> None:

@@ -63,6 +63,7 @@ async def test_only_what_loads_takes_the_place_of_what_runs(tmp_path: Path) -> N
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(hooks.run)
+            await hooks.serve()
             assert hooks.host is not None
             assert hooks.host.files == [str(tmp_path / "reloaded_handlers.py")]
             first_pid = hooks.host.pid
@@ -102,6 +103,7 @@ async def test_hooks_that_are_switched_off_and_on_again_go_on(tmp_path: Path) ->
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(hooks.run)
+            await hooks.serve()
             order(cluster, "k1")
             await until(lambda: cluster.value("seen/k1") == b"first")
             await hooks.reload(config({**table, "enabled": False}))
@@ -123,6 +125,7 @@ async def test_a_stop_does_not_wait_for_a_reload(tmp_path: Path) -> None:
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             await nursery.start(hooks.run)
+            await hooks.serve()
             (tmp_path / "reloaded_handlers.py").write_text(
                 f"import time\nopen({str(tmp_path / 'loading')!r}, 'w')\ntime.sleep(3600)"
             )

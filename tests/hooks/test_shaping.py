@@ -112,12 +112,12 @@ def test_a_final_failure_is_not_tried_again() -> None:
 
 def test_skipped_events_are_told_only_to_who_understands() -> None:
     """An eighth item of the row, once entries of version 2 are written."""
-    for extended, more in ((False, []), (True, [[[1, 1, "planned"]]])):
+    for version, more in ((1, []), (2, [[[1, 1, "planned"]]])):
         work = one_partition(retry_count=0, on_failure="skip")
         read(work, (1, "a"))
         (items,) = take_all(work)
         work.end(items, FAILURE, 0, 0.0)
-        progress = Progress(work, LIMITS, 0, extended_rows=extended)
+        progress = Progress(work, LIMITS, 0, entry_version=version)
         assert rows(progress) == [[0, 1, 1, [], False, 1, [], *more]]
         assert work.metrics.skipped == 1
 
@@ -358,7 +358,7 @@ def test_a_batch_that_failed_is_tried_one_by_one() -> None:
 def test_effects_of_a_batch_travel_with_all_of_it() -> None:
     """Under its newest event, which names the others; a batch is never spread over checkpoints."""
     work = one_partition(batch_max=2)
-    progress = Progress(work, LIMITS, 0, extended_rows=True)
+    progress = Progress(work, LIMITS, 0, entry_version=2)
     large = Succeeded((put("x", bytes(700 * 1024)),))
     read(work, (1, "a"), (2, "b"), (3, "c"), (4, "d"))
     for batch in take_all(work):

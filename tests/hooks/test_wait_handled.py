@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from hooks.control import waiting
 from hooks.registry import HookContext
+from pubsub.consumer_groups.addressing import REPLAYED
 from pubsub.events import Event
 from pubsub.rejection import Rejection
 from tests.hooks.fleet import Fleet, Node, a_fleet, at_once, takes_10_ms
@@ -144,6 +145,42 @@ async def test_a_wait_for_an_event_that_comes_again_is_for_who_gets_what(clock: 
             assert isinstance(answer, dict), answer
             ends[name] = answer["state"]
         assert ends == {"h": "done", "watcher": "done", "other": "no_match"}
+
+
+@pytest.mark.parametrize(
+    ("on_failure", "end"), [("dead_letter", "dead_letter"), ("skip", "skipped")]
+)
+async def test_a_wait_for_what_comes_again_is_for_every_group_that_it_concerns(
+    on_failure: str, end: str, clock: MockClock
+) -> None:
+    """One node's group gets the original again, the other one's the fact, which it matches."""
+    release = trio.Event()
+
+    async def fails_at_the_fact(context: HookContext) -> None:
+        if context.topic == REPLAYED:
+            await release.wait()
+            raise ValueError("no such thing")
+
+    async with a_fleet() as fleet:
+        fleet.handle(
+            "h", fails_at_the_fact, scope="node", pattern="hooks.>", retry_count=0,
+            on_failure=on_failure, timeout_ms=30_000,
+        )  # fmt: skip
+        a, _ = await fleet.start("a", "b")
+        await trio.sleep(2)
+        first = fleet.cluster.put("k")
+        await trio.sleep(2)
+        replay = fleet.cluster.do("replay.start", "hook.h@a", first, first)
+        fleet.cluster.do("replay.step", replay, 10)
+        fact = fleet.cluster.revision
+        await trio.sleep(2)
+        pending = await waited(fleet, a, "h", fact, 500)
+        assert isinstance(pending, dict)
+        assert pending["state"] == "pending"
+        release.set()
+        ended = await waited(fleet, a, "h", fact)
+        assert isinstance(ended, dict)
+        assert ended["state"] == end
 
 
 async def test_what_cannot_be_waited_for_is_refused(clock: MockClock) -> None:

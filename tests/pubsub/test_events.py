@@ -43,6 +43,7 @@ def test_codes_never_change() -> None:
         33: "hooks.hook.enabled",
         34: "hooks.hook.removed",
         35: "hooks.hook.load_failed",
+        36: "hooks.hook.executed",
         40: "hooks.group.event_replayed",
         41: "hooks.group.event_redriven",
     }

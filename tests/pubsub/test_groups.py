@@ -402,6 +402,7 @@ def test_describe(machine: SmallMachine) -> None:
         "mode": "partitioned",
         "settings": {"mode": "partitioned", "protected": True, "cooldown_ms": 0},
         "paused": False,
+        "held": False,
         "token": 4,
         "completed": 0,
         "dead": 0,

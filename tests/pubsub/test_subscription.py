@@ -146,3 +146,20 @@ def test_who_takes_what_is_left_is_not_told_of_old_gaps() -> None:
     assert [event.revision for event in lenient.pump(source, 2).events] == [1, 3]
     source.take(5)
     assert lenient.pump(source, 10).compacted == Compacted(6)
+
+
+def test_what_is_not_published_takes_no_number_and_no_credit() -> None:
+    """It is looked at as what does not match, so bookmarks go on over it."""
+    source = ListSource(["a", "b", "a", "b", "b"])
+    subscription = Subscription(Pattern(">"), 1, credits=2)
+
+    pumped = subscription.pump(source, 10, is_published=lambda topic: topic == "a")
+
+    assert [event.revision for event in pumped.events] == [1, 3]
+    assert (pumped.first_number, subscription.delivered, subscription.credits) == (1, 2, 0)
+    assert subscription.bookmark() == 5
+    subscription.grant(5)
+    assert subscription.pump(source, 10, is_published=lambda topic: False).events == []
+    source = ListSource(["a", "b", "a", "b", "b", "b"])
+    pumped = subscription.pump(source, 10)
+    assert (pumped.first_number, [event.revision for event in pumped.events]) == (3, [6])

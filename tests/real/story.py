@@ -70,6 +70,15 @@ type = "shell"
 command = ["false"]
 retry_count = 0
 """
+REPORTS: Final = """
+[[hooks.handlers]]
+name = "reports"
+pattern = "deeds.report"
+start = "earliest"
+type = "shell"
+command = ["true"]
+report_executions = true
+"""
 ADDED: Final = """
 [[hooks.handlers]]
 name = "added"
@@ -117,7 +126,7 @@ def settings(folder: Path, node: str, version: int, hold_ms: int | None, more: s
     if hold_ms is not None:
         handlers["python-leading"] = f"{LEADING}\n{handlers['python']}"
         handlers["command-leading"] = f"{LEADING}\n{handlers['command']}"
-    text = SETTINGS.format(module="tests.real.deeds") + FAILS + more
+    text = SETTINGS.format(module="tests.real.deeds") + FAILS + REPORTS + more
     return text + "".join(
         HANDLER.format(name=name, version=version, keys=keys) for name, keys in handlers.items()
     )
@@ -272,6 +281,8 @@ class Story:
         await self.until("hooks.hook.failed", count=2)
         await hooks.trigger("hooks.kv.write_committed", {"by": "hand"}, key="hosts/never")
         await self.until(TRIGGERED)
+        revision = await client.publish("deeds.report", b"", key="k")
+        await self.until("hooks.hook.executed", lambda f: f["revision"] == revision)
 
     async def _reloads(self, node: RealNode) -> None:
         """A node gets one handler more by a signal, and then has it no more."""

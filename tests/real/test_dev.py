@@ -55,6 +55,28 @@ def test_hooks_that_are_not_there_are_told(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+def test_hooks_that_are_wrong_change_nothing(tmp_path: Path) -> None:
+    """The mistake is told with its place in the file that was named; what an earlier run left
+    stays, also with --fresh, and of a new cluster nothing is begun."""
+    bad, data = tmp_path / "bad.toml", tmp_path / "data"
+    bad.write_text('[[hooks.handlers]]\nname = "h"\npatern = "x"\n')
+    arguments = ("dev", "--data", str(data), "--hooks", str(bad))
+    done = _run(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert f"{bad}:3: hooks.handlers[0].patern: no such key" in done.stderr
+    assert not data.exists()
+    data.mkdir()
+    for name in "abc":
+        (data / f"{name}.toml").write_text(f'[node]\nname = "{name}"\ndata_dir = "{name}"\n')
+    bad.write_text('[node]\nlabels = { zone = "a" }\n')
+    before = {file.name: file.read_text() for file in data.iterdir()}
+    for more in ((), ("--fresh",)):
+        done = _run(tmp_path, *arguments, *more)
+        assert done.returncode == 2, done.stderr
+        assert "node" in done.stderr
+        assert {file.name: file.read_text() for file in data.iterdir()} == before
+
+
 def test_command_runs_against_a_cluster_with_tls_of_its_own(tmp_path: Path) -> None:
     """`cluster dev --tls -- COMMAND` runs the command, stops, and passes its exit code on."""
     put = ("--", *CLUSTER, "kv", "put", "a", "b", "--json")

@@ -1,7 +1,7 @@
 """The hook workload: one handler on every node, with effects, and what must be true of it.
 
 Each event of its pattern is handled at least once, in order per key, by one node at a time; its
-effect is in the log exactly once.
+effect, and the news that it was handled, are in the log exactly once.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ NAME = "recorder"
 GROUP = f"hook.{NAME}"
 PATTERN = "hooks.kv.write_committed"
 EFFECT_TOPIC = "handled"
+EXECUTED = "hooks.hook.executed"
 TAKES_S = 0.05
 FAILS = 0.1
 
@@ -63,7 +64,14 @@ class Handlers:
     def register(self, machine: Machine, registry: Registry) -> None:
         """The handler of one node, which does nothing any more once its node is dead."""
 
-        @hook(PATTERN, name=NAME, start="earliest", retry_count=10, timeout_ms=2000)
+        @hook(
+            PATTERN,
+            name=NAME,
+            start="earliest",
+            retry_count=10,
+            timeout_ms=2000,
+            report_executions=True,
+        )
         async def handler(context: HookContext) -> list[Effect]:
             life, key = machine.lives, context.key or ""
             running = self._running[key]
@@ -129,3 +137,7 @@ class Handlers:
             raise Violation(f"no effect of revisions {sorted(lost)[:10]}")
         if repeated := [revision for revision, times in done.items() if times > 1]:
             raise Violation(f"effects more than once of revisions {repeated[:10]}")
+        told = Counter(int(e.data[1]) for e in events if e.topic == EXECUTED)
+        if told != done:
+            differing = sorted(r for r in told | done if told[r] != done[r])
+            raise Violation(f"not told exactly once that they were handled: {differing[:10]}")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hooks.events.catalogue import ABOUT_HOOKS
 from pubsub.events import Event
 from simulation.history import Outcome
 from simulation.violation import Violation
@@ -67,8 +68,10 @@ class Submissions:
 
     def find(self, event: Event) -> str | None:
         """The name of the submission that made this event. What handlers make of an event keeps
-        its correlation id, but has hops."""
+        its correlation id, but has hops, or is news about handlers."""
         name = event.correlation_id
+        if event.topic.startswith(ABOUT_HOOKS):
+            return None
         if event.hops == 0 and isinstance(name, str) and name.startswith(self._prefix):
             return name
         return None
