@@ -88,15 +88,9 @@ class Condition:
             for text, found in answers
         ]
 
-    def reads(self) -> list[list[str]]:
-        """What each of these parts names: `data`, `json`, or of `event` the field."""
-        return [
-            [
-                f"event.{read.field}" if read.variable == "event" and read.field else read.variable
-                for read in compiled.clause.reads
-            ]
-            for compiled in self._clauses
-        ]
+    def reads(self) -> list[list[Read]]:
+        """What each of these parts names."""
+        return [list(compiled.clause.reads) for compiled in self._clauses]
 
 
 def problem(text: str) -> str | None:

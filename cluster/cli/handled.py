@@ -50,6 +50,7 @@ async def finish_write(
                 f"{cli.timeout_s:g} s" + ("" if state == ENABLED else f": it is {state}"),
                 hint=f"`cluster hook explain {revision}` says where it is.",
                 code=Exit.UNKNOWN_OUTCOME,
+                happened=True,
             ) from None
         if not end.is_done:
             cli.out.say(sentence, value | {"handled": [*ends]})
@@ -57,6 +58,8 @@ async def finish_write(
                 f"revision {revision} is written; handler {name} did not process it: "
                 f"{end.state.replace('_', ' ')}: {end.because}",
                 hint=f"`cluster hook explain {revision}` says more.",
+                word="not_handled",
+                happened=True,
             )
         ends[name] = end.state
     cli.out.say(f"{sentence}, handled by {', '.join(ends)}", value | {"handled": [*ends]})

@@ -83,7 +83,11 @@ def _show_explained(cli: Cli, shown: dict[str, Any], *, whole: bool) -> None:
     several = len({row["handler"] for row in rows}) < len(rows)
     columns = ("handler", *(["group"] if several else []), "stage", "node", "attempt", "because")
     cli.out.table(columns, [[_cell(row, column) for column in columns] for row in rows])
+    told: list[tuple[str, list[Any]]] = []  # of several groups mostly the same
     for row in rows:
+        if (row["handler"], row["clauses"]) in told:
+            continue
+        told.append((row["handler"], row["clauses"]))
         if row["clauses"] and (whole or row["decision"] != Verdict.MATCH.value):
             cli.out.line(f"\nthe condition of {row['handler']}")
             cli.out.table(("clause", "is"), [[text, _truth(said)] for text, said in row["clauses"]])

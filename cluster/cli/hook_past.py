@@ -140,8 +140,10 @@ def _policy(file: Path, name: str) -> dict[str, Any]:
     handlers = {candidate.handler.name: candidate.handler for candidate in found.handlers}
     if name in handlers:
         return handlers[name].policy()
-    if found.problems:
-        raise Failure("; ".join(map(str, found.problems)), code=Exit.USAGE)
+    # What else is wrong with the file may be its own matter: a node's file has more sections.
+    problems = [each for each in found.problems if each.name == name or not handlers]
+    if problems:
+        raise Failure("; ".join(map(str, problems)), code=Exit.USAGE)
     nearest = closest(name, handlers)
     hint = f'; did you mean "{nearest}"?' if nearest else ""
     raise Failure(f'{file} has no handler "{name}"{hint}', code=Exit.USAGE)
@@ -226,6 +228,8 @@ async def _range(client: Client, text: str) -> tuple[int, int | None]:
     begin = await revision_at(client, first or EARLIEST, "FROM")
     end = await revision_at(client, last, "TO", before=True) if last else None
     if end is not None and end < begin:
+        if first.isdigit() and last.isdigit():
+            raise typer.BadParameter(f"FROM..TO: {first} comes after {last}")
         raise Failure(f"there is nothing between {first} and {last}", hint=MAY_BE_GONE)
     return begin, end
 

@@ -10,6 +10,7 @@ from cluster.cli.output import Output
 from cluster.config import ConfigError
 from cluster.errors import (
     LimitExceeded,
+    Malformed,
     NoLeader,
     NotLeader,
     OutcomeUnknown,
@@ -36,7 +37,7 @@ class Exit(IntEnum):
 
 class Failure(Exception):
     """A command cannot go on: what is wrong, what to do next, the exit code, and for programs the
-    word to branch on (docs/errors.md)."""
+    word to branch on (docs/errors.md). `happened`: what was asked for is done, and not its end."""
 
     def __init__(
         self,
@@ -45,12 +46,14 @@ class Failure(Exception):
         hint: str = "",
         code: Exit = Exit.DEFINITE_ERROR,
         word: str | None = None,
+        happened: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.code = code
         self.word = word or _WORDS[code]
+        self.outcome = "happened" if happened else _OUTCOMES.get(code, "did not happen")
 
 
 _WORDS = {
@@ -59,6 +62,7 @@ _WORDS = {
     Exit.UNKNOWN_OUTCOME: "unknown_outcome",
     Exit.UNAVAILABLE: "unavailable",
 }
+_OUTCOMES = {Exit.UNKNOWN_OUTCOME: "unknown"}
 _UNAVAILABLE = (NoLeader, NotLeader, Overloaded, Stopping, Unreachable)
 
 
@@ -70,6 +74,10 @@ def failure_of(error: BaseException) -> Failure | None:
         return Failure(str(error), code=Exit.USAGE, word="configuration")
     if isinstance(error, CertificateError):
         return Failure(str(error), code=Exit.USAGE, word="certificate")
+    if isinstance(error, Malformed) and error.__cause__ is not None:
+        error = error.__cause__  # it was never sent
+        if not isinstance(error, UnicodeEncodeError):
+            return Failure(f"an argument cannot be sent: {error}", code=Exit.USAGE)
     if isinstance(error, TremulaError):
         code = Exit.DEFINITE_ERROR
         if isinstance(error, OutcomeUnknown):
@@ -86,12 +94,11 @@ def failure_of(error: BaseException) -> Failure | None:
 def report(failure: Failure, out: Output) -> None:
     """Print a failure to standard error, as a sentence or as JSON."""
     if out.as_json:
-        is_unknown = failure.code is Exit.UNKNOWN_OUTCOME
         facts = {
             "error": failure.message,
             "code": failure.word,
             "exit": int(failure.code),
-            "outcome": "unknown" if is_unknown else "did not happen",
+            "outcome": failure.outcome,
         }
         if failure.hint:
             facts["hint"] = failure.hint

@@ -167,6 +167,10 @@ def assemble(
     candidates = _ordered(candidates, found)
     if config.required:
         found = [replace(problem, required=True) for problem in found]
+    elif any(problem.required and problem.elsewhere for problem in found):
+        # What it lacks may be in what did not load: that is why the node does not start, too.
+        unread = [replace(problem, required=True) for problem in found[: len(problems)]]
+        found = [*unread, *found[len(problems) :]]
     return Assembly(tuple(candidate.handler for candidate in candidates), tuple(found))
 
 

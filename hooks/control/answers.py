@@ -15,7 +15,7 @@ from hooks.control.known import (
     unknown_handler,
 )
 from hooks.control.places import is_in_use
-from hooks.delivery import JSON_TYPE, payload_bytes
+from hooks.delivery import JSON_TYPE, TRIGGER_TOPIC, payload_bytes
 from hooks.execution.service import HookService
 from hooks.replicated import registrations, settings
 from pubsub import groups
@@ -119,6 +119,8 @@ async def trigger(
     `payload` is what would be published: text, bytes, or data that becomes JSON; for a topic of the
     cluster's own always the latter. Raises Unavailable like any submit.
     """
+    if topic == TRIGGER_TOPIC:
+        return Rejection("malformed", "topic: a triggered event has the topic that it imitates")
     try:
         encoded = payload_bytes(topic, payload)
     except (TypeError, ValueError) as error:

@@ -198,16 +198,20 @@ def explain(
     began: int = 0,
     memory: Memory = _NOTHING,
     coalesces: bool = False,
+    changed: int | None = None,
 ) -> Row:
     """The stage of an event that matches, with what there is to say about it. `coalesces`: of the
-    handler's events some are not run, because a newer one stands for them."""
+    handler's events some are not run, because a newer one stands for them. `changed`: up to this
+    revision something else was in force, for which the event need not have matched."""
     if is_settled(place):
         stage, because = settled(place, revision, began)
-        stage, because = _remembered(stage, because, memory, coalesces=coalesces)
+        stage, because = _remembered(stage, because, memory, _doubts(coalesces, changed))
         in_hand = None
     else:
         stage, because = unsettled(place, switches, in_hand, node)
     made = memory.attempts[-1]["attempt"] if memory.attempts else None
+    if stage in (Stage.DEAD_LETTER, Stage.SKIPPED):  # the cluster keeps how often it was tried
+        made = (place.letter or place.failure or {})["attempts"]
     return {
         "group": place.group,
         "partition": place.partition,
@@ -238,8 +242,15 @@ def merge(answers: Iterable[Sequence[Row]]) -> list[Row]:
     ]
 
 
+def _doubts(coalesces: bool, changed: int | None) -> list[str]:
+    """What else may have become of an event that is over, when nobody remembers an attempt."""
+    stood_for = ["a newer event of its key stood for it"] if coalesces else []
+    passed_over = f"what was in force until revision {changed} passed it over"
+    return stood_for if changed is None else [*stood_for, passed_over]
+
+
 def _remembered(
-    stage: Stage, because: str | None, memory: Memory, *, coalesces: bool
+    stage: Stage, because: str | None, memory: Memory, doubts: Sequence[str]
 ) -> tuple[Stage, str | None]:
     """What a node has to add to the end of an event: the state has only that it is over."""
     if stage not in (Stage.DONE, Stage.BEFORE):
@@ -252,8 +263,8 @@ def _remembered(
     if memory.stood_for_by is not None:
         newer = f"event {memory.stood_for_by} of its key stands for it"
         return Stage.COALESCED, f"it was not run: {newer}"
-    if stage is Stage.DONE and coalesces:
-        lost = "whether it was run, or a newer event of its key stood for it, is not remembered"
+    if stage is Stage.DONE and doubts:
+        lost = f"whether it was run, or {' or '.join(doubts)}, is not remembered"
         return stage, f"its group is done with it; {lost}"
     return stage, because
 

@@ -35,15 +35,18 @@ from hooks.control.places import (
 from hooks.control.whereabouts import in_hand
 from hooks.delivery import Delivery, deliver
 from hooks.execution.service import HookService
+from hooks.replicated.settings import PUBLISH_TOPICS
 from hooks.routing import Decision, Verdict
-from pubsub.events import HOOK_REGISTERED, SYSTEM_TOPICS, Event
+from pubsub.events import HOOK_REGISTERED, SYSTEM_SETTINGS_CHANGED, SYSTEM_TOPICS, Event
 from pubsub.limits import INTEGER_MAX
 from pubsub.rejection import Rejection
+from pubsub.topics import is_reserved
 
 Published = Callable[[str, int], Awaitable[Sequence[Event]]]
 """The events of a topic, from a revision on."""
 
 REGISTERED: Final = SYSTEM_TOPICS[HOOK_REGISTERED]
+SETTINGS_CHANGED: Final = SYSTEM_TOPICS[SYSTEM_SETTINGS_CHANGED]
 ASKED: Final = ("revision", "topic", "payload", "key", "handler")
 NOBODY: Final = "no node has taken the handler up yet"
 
@@ -54,6 +57,13 @@ class Past:
 
     given_up: Failures = field(default_factory=dict)
     began: Mapping[str, int] = field(default_factory=dict)  # the first revision it was there for
+    changed: Mapping[str, int] = field(default_factory=dict)  # where its policy became another
+    published: int | None = None  # where publish_topics became another
+
+    def changed_of(self, name: str, delivery: Delivery) -> int | None:
+        """Since when an event of before has been for the handler by what is in force now."""
+        published = self.published if is_reserved(delivery.topic) else None
+        return max(filter(None, (self.changed.get(name), published)), default=None)
 
 
 async def explain(
@@ -149,6 +159,7 @@ def _place_row(
         began=past.began.get(handler.name, 0),
         memory=memory,
         coalesces=bool(definition.debounce_ms or definition.throttle_ms),
+        changed=past.changed_of(handler.name, delivery),
     )
 
 
@@ -214,12 +225,18 @@ async def _past(handlers: Sequence[KnownHandler], revision: int, published: Publ
         given_up = failures_of(await published(FAILED, revision), revision)
     starts = {handler.name: handler.definition.start for handler in handlers}
     began: dict[str, int] = {}
+    changed: dict[str, int] = {}
     for event in await published(REGISTERED, revision):
         name, _, _, change = event.data[:4]
+        if change == "changed":
+            changed[name] = event.revision
         if change == "registered" and name not in began and starts.get(name) != "earliest":
             start = starts.get(name)
             began[name] = start if isinstance(start, int) else event.revision
-    return Past(given_up=given_up, began=began)
+    settings = await published(SETTINGS_CHANGED, revision)
+    topics = [event.revision for event in settings if event.data[0] == PUBLISH_TOPICS]
+    last = topics[-1] if topics else None
+    return Past(given_up=given_up, began=began, changed=changed, published=last)
 
 
 def _facts(delivery: Delivery, revision: int | None) -> dict[str, Any]:

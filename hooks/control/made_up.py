@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from hooks import routing
+from hooks.clauses import Read
 from hooks.conditions import Condition, condition
 from hooks.control.explain import Row, Stage, routed, why
 from hooks.control.known import KnownHandler, publish_topics
@@ -25,7 +26,7 @@ from pubsub.events import SYSTEM_TOPICS, Event
 from pubsub.rejection import Rejection
 from pubsub.topics import closest, is_reserved, validate_topic
 
-SAID_BY: Final = {"data": "payload", "json": "payload", "event.key": "key"}
+CERTAIN: Final = frozenset(("topic", "replayed"))  # of any event that is made up
 
 
 def made_up(service: HookService, asked: Mapping[str, Any]) -> Delivery | Rejection:
@@ -107,16 +108,19 @@ def _missing(text: str | None, delivery: Delivery, given: Collection[str]) -> li
     known = None if text is None else condition(text)
     if not isinstance(known, Condition):
         return []
-    certain = {"event.topic", "event.replayed"}
-    if not delivery.triggered:  # else that is its form alone
-        certain.add("event.triggered")
+    found = [[_said_by(read, delivery) for read in reads] for reads in known.reads()]
     return [
-        list(
-            dict.fromkeys(
-                SAID_BY.get(name, name)
-                for name in names
-                if name not in certain and SAID_BY.get(name) not in given
-            )
-        )
-        for names in known.reads()
+        [name for name in dict.fromkeys(names) if name is not None and name not in given]
+        for names in found
     ]
+
+
+def _said_by(read: Read, delivery: Delivery) -> str | None:
+    """What has to be said of an event for this to be known; None when it is, in any case."""
+    if read.variable != "event":
+        is_key = read == ("data", "key") and not delivery.triggered  # of a user's topic
+        return "key" if is_key else "payload"
+    # That one of the cluster's own topics is triggered is the form alone in which it is made up.
+    if read.field in CERTAIN or (read.field == "triggered" and not delivery.triggered):
+        return None
+    return "key" if read.field == "key" else f"event.{read.field}"

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from cluster.cli.doctor import Finding, _show, handlers
+from cluster.cli.hook_explain import _show_explained
 from cluster.cli.output import Output
+from cluster.cli.session import Cli
 from cluster.client import blocking
 from cluster.client.connector import Endpoint
 from cluster.errors import Malformed, Rejected, Timeout, UnknownRequest
@@ -88,6 +90,13 @@ def test_a_write_can_wait_for_its_handler(
     """What became of the event is said in words and by the exit code."""
     ran = _on(endpoint, *arguments)
     assert (ran.code, told in ran.out + ran.err) == (code, True), ran
+
+
+def test_what_is_written_is_not_said_not_to_have_happened(endpoint: str) -> None:
+    """A program that repeats what did not happen must not write it twice."""
+    ran = _on(endpoint, "kv", "put", "b/1", "x", "--wait-for", "audit", "--json")
+    error = json.loads(ran.err)
+    assert (ran.code, error["code"], error["outcome"]) == (1, "not_handled", "happened")
 
 
 def test_a_name_that_no_handler_has_is_refused_before_anything_is_written(endpoint: str) -> None:
@@ -411,6 +420,21 @@ def test_every_request_about_handlers_is_documented() -> None:
     """docs/protocol.md has a row for each."""
     document = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
     assert [name for name in SHAPES if f"| `{name}` |" not in document] == []
+
+
+def test_a_condition_is_shown_once_for_all_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    """With scope node a handler has a group for each node, and one condition."""
+    rows = [
+        {"handler": "h", "group": f"hook.h@{node}", "stage": "no_match", "node": node,
+         "decision": "filter", "clauses": [["event.hops > 1", False]], "because": None,
+         "attempt": None, "attempts": []}
+        for node in ("a", "b")
+    ]  # fmt: skip
+    event = {"revision": 1, "topic": "t", "key": None, "triggered": False, "replayed": False}
+    out = Output(as_json=False)
+    cli = Cli(out, endpoints=[], tls=None, certificate=None, timeout_s=1.0)
+    _show_explained(cli, {"event": event, "handlers": rows}, whole=True)
+    assert capsys.readouterr().out.count("the condition of h") == 1
 
 
 def test_doctor_shows_brackets_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -170,6 +170,17 @@ def test_what_does_not_fit_is_left_out_and_told(
     assert found.fatal == ()
 
 
+def test_why_a_required_function_is_missing_is_told_with_it() -> None:
+    """The module that did not load is a reason not to start, where its function is required."""
+    row = {**PYTHON, "name": "h", "handler_id": "f"}
+    unread = [LoadProblem(name="m", text="ValueError: no")]
+    found = assemble(config({**row, "required": True}, modules=["m"]), [], problems=unread)
+    assert [str(problem) for problem in found.fatal] == [
+        "m: ValueError: no", 'h: nothing that is loaded registers a function "f"',
+    ]  # fmt: skip
+    assert assemble(config(row, modules=["m"]), [], problems=unread).fatal == ()
+
+
 def test_a_handler_without_its_code_keeps_its_definition() -> None:
     """Its policy can be registered, so that the nodes that have the code run it."""
     found = assemble(config({**PYTHON, "name": "h", "handler_id": "f"}), [])

@@ -120,6 +120,8 @@ async def test_an_event_in_hand_has_its_stage_and_its_attempt(clock: MockClock) 
         row = (await explained(fleet, a, revision=first))["h"]
         assert row["stage"] == "dead_letter"
         assert row["because"].startswith("given up after 2 attempts: ValueError: no such thing")
+        for node in (a, *await fleet.start("b")):  # who made none knows how many there were
+            assert (await explained(fleet, node, revision=first))["h"]["attempt"] == 2
 
 
 async def test_an_event_that_was_skipped_is_not_said_to_be_done(clock: MockClock) -> None:
@@ -357,6 +359,35 @@ async def test_every_event_of_a_batch_names_its_attempt(clock: MockClock) -> Non
             assert [each["revisions"] for each in row["attempts"]] == [(1, 2, 3)]
 
 
+async def test_an_event_that_was_passed_over_once_is_not_said_to_have_been_run(
+    clock: MockClock,
+) -> None:
+    """By another condition, or kept back by publish_topics: who asks by today's is told so."""
+    async with a_fleet() as fleet:
+        fleet.cluster.tells_registrations = True
+        fleet.handle("h", at_once, filter='event.key == "a"')
+        (a,) = await fleet.start("a")
+        await settle(fleet)
+        passed_over = fleet.cluster.put("b")
+        fleet.cluster.do("hook.settings", {"publish_topics": ["hooks.cluster.*"]})
+        kept_back = fleet.cluster.put("a")
+        await fleet.until_done("h")
+        fleet.cluster.do("hook.settings", {"publish_topics": []})
+        ran = fleet.cluster.put("a")
+        await fleet.until_done("h")
+        row = (await explained(fleet, a, revision=kept_back))["h"]
+        assert (row["stage"], row["attempts"]) == ("done", [])
+        assert f"in force until revision {ran - 1} passed it over" in row["because"]
+        assert (await explained(fleet, a, revision=ran))["h"]["because"] is None
+        fleet.handlers.clear()
+        fleet.handle("h", at_once, filter='event.key != "c"')
+        await a.reload()
+        await settle(fleet)
+        row = (await explained(fleet, a, revision=passed_over))["h"]
+        assert row["stage"] == "done"
+        assert "passed it over, is not remembered" in row["because"]
+
+
 @pytest.mark.parametrize("shaped", [{"debounce_ms": 1_000}, {"throttle_ms": 1_000}])
 async def test_an_event_that_a_newer_one_stands_for_says_so(
     shaped: dict[str, Any], clock: MockClock
@@ -450,6 +481,7 @@ async def test_a_made_up_event_is_routed_and_nothing_more(clock: MockClock) -> N
         ('event.key == "a"', {"key": "a"}, "would_run", None),
         ('event.topic == "orders.made"', {}, "would_run", None),
         ('event.actor == "ann"', {"payload": "{}"}, "depends", "event.actor"),
+        ('json.total > 10.0 && data.key == "a"', {"key": "b"}, "no_match", 'data.key == "a"'),
         ("json.total > 10.0", {"payload": '{"total": 11.5}'}, "would_run", None),
         ("json.total > 10.0", {"payload": "{}"}, "would_fail", "cannot be evaluated"),
     ],
