@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
+from math import isinf
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -223,11 +224,13 @@ def _data_members(event: CloudEvent) -> dict[str, Any]:
         return {"data_base64": base64.b64encode(event.data).decode()}
     if is_json(str(event.attributes.get("datacontenttype", ""))):
         try:
-            value = json.loads(text, parse_constant=_no_constant)
+            value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
             if _nests_within(value, JSON_LEVELS_MAX):
+                if "\\ud" in text or "\\uD" in text:  # perhaps half of a pair, which has no bytes
+                    json.dumps(value, ensure_ascii=False).encode()
                 return {"data": value}
         except (ValueError, RecursionError):
-            pass  # it is called JSON and is not
+            pass  # it is called JSON and is not, or nothing that could be written as such again
         # Passed on as it came: as text it would be taken for a JSON string.
         return {"data_base64": base64.b64encode(event.data).decode()}
     return {"data": text}
@@ -317,6 +320,13 @@ def _text(value: Attribute) -> str:
 
 def _no_constant(constant: str) -> Any:
     raise ValueError(constant)  # NaN and the infinities, which Python alone would read
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if isinf(value):  # 1e400 is JSON, and what Python would write for it is not
+        raise ValueError(text)
+    return value
 
 
 def _nests_within(value: Any, levels: int) -> bool:

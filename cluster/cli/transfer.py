@@ -221,7 +221,11 @@ def written(file: Path | None) -> Iterator[IO[str]]:
     if file is None:
         yield sys.stdout
         return
-    with file.open("x", encoding="utf-8") as stream:
+    try:
+        stream = file.open("x", encoding="utf-8")
+    except OSError as error:
+        raise Failure(f"{file}: {error.strerror}", code=Exit.USAGE) from None
+    with stream:
         yield stream
 
 

@@ -28,6 +28,7 @@ from cluster.errors import (
     Closed,
     DefiniteError,
     Fenced,
+    Malformed,
     OutcomeUnknown,
     Rejected,
     RetryRefused,
@@ -64,6 +65,8 @@ class Consumer:
         auto_ack: bool = True,
         ttl_ms: int = MEMBER_TTL_MS,
     ) -> None:
+        if prefetch is not None and not (isinstance(prefetch, int) and prefetch >= 1):
+            raise Malformed(f"prefetch: from 1 on, got {prefetch!r}")
         self.group = group
         self.member = member or f"client-{requesting.random.getrandbits(48):012x}"
         self.lost = 0  # how often the session was lost
@@ -226,16 +229,18 @@ class Consumer:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(intake.run)
             while True:
-                await self._join()
-                intake.begin()
-                await self._stay()
-                self._alive_until = 0.0
-                intake.void()
-                self.lost += 1
-                error = self._loss_error
-                if error is not None and error.code in _FINAL:
-                    self._end(error)
-                    return nursery.cancel_scope.cancel()
+                error = await self._join()
+                if error is None:
+                    intake.begin()
+                    await self._stay()
+                    self._alive_until = 0.0
+                    intake.void()
+                    self.lost += 1
+                    error = self._loss_error
+                    if error is None or error.code not in _FINAL:
+                        continue
+                self._end(error)  # Not raised: out of a nursery it would end the whole client.
+                return nursery.cancel_scope.cancel()
 
     async def _describe(self) -> dict[str, Any]:
         """What the group is; waits for a cluster that answers."""
@@ -255,14 +260,16 @@ class Consumer:
         prefetch = self._prefetch or PREFETCH_PARTITIONED
         return PartitionedIntake(self._requesting.dispatcher, self, prefetch)
 
-    async def _join(self) -> None:
+    async def _join(self) -> TremulaError | None:
+        """Join the group; returns why that cannot be."""
         self._loss = trio.Event()
         self._loss_error = None
         sent_at = trio.current_time()
         answer, _ = await self.submit("group.join", [self.group, self.member, self._ttl_ms])
         if isinstance(answer, TremulaError):
-            raise answer
+            return answer
         self._renew(sent_at)
+        return None
 
     async def _stay(self) -> None:
         """Keep the session until it is lost."""

@@ -13,10 +13,16 @@ from typing import Any, Final, Protocol
 import msgpack
 import trio
 
-from cluster.errors import LimitExceeded, TremulaError
+from cluster.errors import LimitExceeded, Malformed, TremulaError
 from pubsub.consumer_groups.cursor import Verdict
 from pubsub.events import Event
-from pubsub.limits import EFFECT_OPERATIONS_MAX, ERROR_BYTES_MAX
+from pubsub.limits import (
+    EFFECT_OPERATIONS_MAX,
+    ERROR_BYTES_MAX,
+    LEASE_MS_MAX,
+    LEASE_MS_MIN,
+    REDELIVERY_DELAY_MS_MAX,
+)
 
 EFFECTS_BYTES_MAX: Final = 1024 * 1024
 """Of one event: they travel in one request with the acks of others."""
@@ -126,38 +132,49 @@ class Delivery:
         refused: then none was applied, and the event is a dead letter that says why.
         """
         waiter = Waiter()
-        self.holder.settle(self, _effects(effects), waiter)
+        self.holder.settle(self, verdict_of(effects), waiter)
         await waiter.wait()
 
     def ack_nowait(self, effects: Iterable[Effect] = ()) -> None:
         """The same without waiting: what becomes of it, `Consumer.flush` tells, or nobody."""
-        self.holder.settle(self, _effects(effects) if effects else None, None)
+        self.holder.settle(self, verdict_of(effects) if effects else None, None)
 
     async def nack(self, delay_ms: int | None = None, error: str | None = None) -> None:
         """It was not dealt with: deliver it again, after a delay or the group's own backoff."""
+        if delay_ms is not None and not _is_within(delay_ms, 0, REDELIVERY_DELAY_MS_MAX):
+            raise Malformed(f"delay_ms: from 0 to {REDELIVERY_DELAY_MS_MAX}, got {delay_ms!r}")
+        text = None if error is None else _error_text(error)
         waiter = Waiter()
-        self.holder.send_back(self, delay_ms, error, waiter)
+        self.holder.send_back(self, delay_ms, text, waiter)
         await waiter.wait()
 
     async def dead_letter(self, error: str) -> None:
         """Give it up: it becomes a dead letter of the group, and is not delivered again."""
+        verdict = Verdict(attempts=self.attempt, error=_error_text(error))
         waiter = Waiter()
-        self.holder.settle(self, _given_up(self.attempt, error), waiter)
+        self.holder.settle(self, verdict, waiter)
         await waiter.wait()
 
     async def extend(self, lease_ms: int | None = None) -> None:
         """Keep it for longer than the group's lease. The consumer extends what is in hand by
         itself; this asks for more at once. A partitioned group has no leases: nothing to do."""
+        if lease_ms is not None and not _is_within(lease_ms, LEASE_MS_MIN, LEASE_MS_MAX):
+            raise Malformed(f"lease_ms: from {LEASE_MS_MIN} to {LEASE_MS_MAX}, got {lease_ms!r}")
         await self.holder.extend(self, lease_ms)
 
 
-def _effects(effects: Iterable[Effect]) -> Verdict | None:
-    operations = [_operation(effect) for effect in effects]
+def verdict_of(effects: Iterable[Effect]) -> Verdict | None:
+    """An ack with these effects; None: without any. What cannot travel is told before anything is
+    settled."""
+    try:
+        operations = [_operation(effect) for effect in effects]
+        size = len(msgpack.packb(operations)) if operations else 0
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Malformed(f"an effect is [operation, [argument, ...]]: {error}") from None
     if not operations:
         return None
     if len(operations) > EFFECT_OPERATIONS_MAX:
         raise LimitExceeded("effect_operations_max", len(operations), EFFECT_OPERATIONS_MAX)
-    size = len(msgpack.packb(operations))
     if size > EFFECTS_BYTES_MAX:
         raise LimitExceeded("effects_bytes_max", size, EFFECTS_BYTES_MAX)
     return Verdict(operations, size)
@@ -170,6 +187,12 @@ def _operation(effect: Effect) -> list[Any]:
     return [name, list(arguments)]
 
 
-def _given_up(attempts: int, error: str) -> Verdict:
-    cut = error.encode("utf-8", "replace")[:ERROR_BYTES_MAX].decode("utf-8", "ignore")
-    return Verdict(attempts=attempts, error=cut)
+def _error_text(error: object) -> str:
+    """What is kept of an error; half of a surrogate pair, as in names of files, cannot travel."""
+    if not isinstance(error, str):
+        raise Malformed(f"the error is a text, got {error!r}")
+    return error.encode("utf-8", "replace")[:ERROR_BYTES_MAX].decode("utf-8", "ignore")
+
+
+def _is_within(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high

@@ -28,6 +28,7 @@ from cluster.errors import (
     ConnectionLost,
     DefiniteError,
     LimitExceeded,
+    Malformed,
     OutcomeUnknown,
     Overloaded,
     Stopping,
@@ -238,7 +239,11 @@ class Dispatcher:
         meta: list[Any] = [call.client_id, call.seq, int(timeout_ms)]
         if call.trace is not None:
             meta += call.trace
-        oversized = link.send(call, meta)
+        try:
+            oversized = link.send(call, meta)
+        except Malformed as error:  # It is one call's own: the others of the client go on.
+            self._failed(call, error)
+            return
         if oversized:
             maximum = link.request_bytes_max
             self._failed(call, LimitExceeded("request_bytes_max", oversized, maximum))

@@ -9,6 +9,7 @@ May not: retry, or know endpoints.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgpack
@@ -31,7 +32,16 @@ from cluster.protocol import (
 
 _FINAL = (OK, ERROR)
 
-pack = msgpack.Packer(autoreset=True).pack
+_packed: Callable[[Any], bytes] = msgpack.Packer(autoreset=True).pack
+
+
+def pack(value: Any) -> bytes:
+    """A message as it travels; raises Malformed for what msgpack cannot carry, such as an integer
+    of more than 64 bits or a text with half of a surrogate pair. HOT."""
+    try:
+        return _packed(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Malformed(f"an argument cannot be sent: {error}") from error
 
 
 class Sink(Protocol):
@@ -92,7 +102,10 @@ class Link:
         return bool(self.pending or self.sinks)
 
     def send(self, call: Call, meta: list[Any] | None) -> int:
-        """Send a call; returns 0, or its size in bytes if that is more than the node accepts."""
+        """Send a call; returns 0, or its size in bytes if that is more than the node accepts.
+
+        Raises Malformed for arguments that cannot be sent; then nothing was.
+        """
         request_id = self._next_id
         data = pack((request_id, call.name, call.args, meta))
         if len(data) > self.request_bytes_max:
@@ -113,10 +126,16 @@ class Link:
         self._flush()
 
     def open_sink(self, sink: Sink, args: list[Any], name: str = "subscribe") -> int:
-        """Start a stream; returns the id for `grant` and `close_sink`."""
+        """Start a stream; returns the id for `grant` and `close_sink`. One that cannot be asked
+        for ends at once."""
         request_id = self._take_id()
+        try:
+            data = pack((request_id, name, args, None))
+        except Malformed as error:
+            sink.take_end(error.to_wire())
+            return request_id
         self.sinks[request_id] = sink
-        self._queue(pack((request_id, name, args, None)))
+        self._queue(data)
         return request_id
 
     def grant(self, request_id: int, credits: int) -> None:

@@ -12,7 +12,6 @@ checkpoint that settles the last of it gives the partition up.
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from math import inf
 from typing import Any, Final
@@ -23,6 +22,7 @@ from cluster.client.delivery import CLOSED, Delivery, Waiter
 from cluster.client.dispatcher import Dispatcher
 from cluster.client.intake import Host
 from cluster.client.link import Link
+from cluster.client.sent_back import SentBack
 from cluster.client.subscription import event_from_wire
 from cluster.errors import (
     Closed,
@@ -76,9 +76,7 @@ class PartitionedIntake:
         self._floors_at = trio.current_time() + FLOORS_EVERY_S
         self._ahead = True
         self._released: dict[Cursor, None] = {}  # given up, as far as this member is concerned
-        self._again: list[tuple[float, int, Delivery]] = []  # sent back: a heap by time
-        self._sent_back = 0
-        self._blocked: dict[tuple[int, str], deque[Delivery]] = {}  # behind one that was sent back
+        self._sent_back = SentBack()
         self._is_subscribed = False
         self._draining = False
         self._work = trio.Event()
@@ -115,7 +113,8 @@ class PartitionedIntake:
         """What to hand out next. HOT."""
         while self.ready and self._settled < self._room:
             delivery = self.ready.popleft()
-            if self._blocked and self._is_behind(delivery):
+            if self._sent_back and self._sent_back.holds(delivery):
+                self._work.set()
                 continue
             return delivery
         return None
@@ -143,8 +142,7 @@ class PartitionedIntake:
             if due <= now:
                 await self._checkpoint(now)
                 continue
-            if self._again:
-                due = min(due, self._again[0][0])
+            due = min(due, self._sent_back.next_at)
             self._work = trio.Event()
             with trio.CancelScope(deadline=due):
                 await self._work.wait()
@@ -169,8 +167,11 @@ class PartitionedIntake:
             self._settled_at = trio.current_time()
         self._settled += 1
         self._free(1)
-        if self._blocked:
-            self._unblock(delivery)
+        if self._sent_back:
+            self._work.set()
+            if behind := self._sent_back.settled(delivery):
+                self.ready.extendleft(reversed(behind))
+                self._host.tell_news()
         is_last = cursor.releasing and not cursor.open
         if waiter or self._settled == 1 or self._settled >= CHECKPOINT_EVENTS or is_last:
             self._work.set()
@@ -188,11 +189,8 @@ class PartitionedIntake:
             cursor.forget([delivery.revision])
             self._free(1)
         else:
-            again = delivery.again()
-            self._sent_back += 1
-            at = trio.current_time() + (delay_ms or 0) * 0.001
-            heapq.heappush(self._again, (at, self._sent_back, again))
-            self._blocked.setdefault(_order(delivery), deque())
+            until = trio.current_time() + (delay_ms or 0) * 0.001
+            self._sent_back.add(delivery.again(), until)
         self._work.set()
         waiter.tell(None)
 
@@ -329,11 +327,8 @@ class PartitionedIntake:
 
         dropped: list[int] = []
         self.ready = deque(filter(kept, self.ready))
-        self._again = [item for item in self._again if kept(item[2])]
-        heapq.heapify(self._again)
-        for key in [key for key in self._blocked if key[0] == cursor.number]:
-            for delivery in self._blocked.pop(key):
-                kept(delivery)
+        for delivery in self._sent_back.drop(cursor.number):
+            kept(delivery)
         if forget:
             cursor.forget(dropped)
             self._free(len(dropped))
@@ -344,28 +339,9 @@ class PartitionedIntake:
             self._link.grant(self._id, self._spent)
             self._spent = 0
 
-    def _is_behind(self, delivery: Delivery) -> bool:
-        """Put a delivery aside that an earlier one of its key was sent back before."""
-        blocked = self._blocked.get(_order(delivery))
-        if blocked is None or delivery.attempt > 1:
-            return False
-        blocked.append(delivery)
-        return True
-
-    def _unblock(self, delivery: Delivery) -> None:
-        order = _order(delivery)
-        if delivery.attempt > 1 and order in self._blocked:
-            if any(_order(item[2]) == order for item in self._again):
-                return  # Another one of the key was sent back.
-            self.ready.extendleft(reversed(self._blocked.pop(order)))
-            self._host.tell_news()
-
     def _deliver_again(self, now: float) -> None:
-        due = False
-        while self._again and self._again[0][0] <= now:
-            self.ready.appendleft(heapq.heappop(self._again)[2])
-            due = True
-        if due:
+        if due := self._sent_back.due(now):
+            self.ready.extendleft(reversed(due))
             self._host.tell_news()
 
     # --- checkpoints ---
@@ -471,8 +447,3 @@ class PartitionedIntake:
         waiter = self._waiters.pop((cursor, revision), None)
         if waiter is not None:
             waiter.tell(error)
-
-
-def _order(delivery: Delivery) -> tuple[int, str]:
-    event = delivery.event
-    return delivery.partition, event.topic if event.key is None else event.key

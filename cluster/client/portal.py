@@ -21,7 +21,7 @@ import trio
 
 from cluster.client.client import Client, open_client
 from cluster.client.connector import Endpoint
-from cluster.client.delivery import Delivery, Effect
+from cluster.client.delivery import Delivery, Effect, verdict_of
 from cluster.client.options import ClientOptions
 from cluster.errors import Closed, TremulaError
 from cluster.net import Dialer
@@ -83,12 +83,14 @@ class Portal:
                 future.set_exception(Closed())
 
     def settle_soon(self, delivery: Delivery, effects: list[Effect]) -> None:
-        """Ack in the portal's thread, soon; what is lost by then comes again anyway."""
+        """Ack in the portal's thread, soon; what is lost by then comes again anyway. What is wrong
+        with the effects is raised here."""
+        verdict = verdict_of(effects) if effects else None
 
         def ack() -> None:
             if not delivery.is_settled:
                 try:
-                    delivery.ack_nowait(effects)
+                    delivery.holder.settle(delivery, verdict, None)
                 except TremulaError:
                     pass  # Fenced: as for everything that is not acked.
 

@@ -169,7 +169,8 @@ class _Fetch:
         group.waiting -= len(taken)
 
     def read_on(self) -> Compacted | None:
-        """Take what follows the cursor, unless retention took some of that.
+        """Take what follows the cursor. What retention took of that is passed over, as in the other
+        mode: the group is not protected, or the cap of the whole log outweighed it.
 
         Looks at a bounded number of events and bytes, and moves the cursor over what does not
         match: a group of rare events costs a fetch no more than any other.
@@ -177,9 +178,10 @@ class _Fetch:
         group, connection = self._group, self._apply.connection
         if self._is_full or group.waiting + group.dying >= WAITING_MAX or group.held >= HELD_MAX:
             return None
-        gap = compacted(connection, group.pattern, group.cursor + 1)
-        if gap is not None:
-            return gap
+        if self._apply.version < 3:  # It stood still there until somebody moved it.
+            gap = compacted(connection, group.pattern, group.cursor + 1)
+            if gap is not None:
+                return gap
         skipped = tables.skipped(connection, group.id)
         outlines = self._apply.outlines
         looked, looked_bytes = FETCH_LOOK_EVENTS_MAX, 0

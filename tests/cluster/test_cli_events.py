@@ -82,6 +82,17 @@ def test_wrong_options_are_refused(endpoint: str) -> None:
     assert on(endpoint, "event", "query", "--pattern", "a..b").code == 2
 
 
+def test_an_export_that_cannot_be_written_is_told(endpoint: str, tmp_path: Path) -> None:
+    """A folder that is not there, and a file that is: neither is written to."""
+    there = tmp_path / "there"
+    there.write_text("kept")
+    for file in (tmp_path / "no" / "such", there):
+        for verb in ("event", "kv"):
+            refused = on(endpoint, verb, "export", "--file", str(file), "--json")
+            assert (refused.code, json.loads(refused.err)["code"]) == (2, "usage")
+    assert there.read_text() == "kept"
+
+
 def test_an_export_is_imported_once(endpoint: str, tmp_path: Path) -> None:
     """The user's events come again as they were, the cluster's own do not, nothing comes twice."""
     file = tmp_path / "events.ndjson"

@@ -15,6 +15,7 @@ from cluster.errors import (
     ConnectionLost,
     DefiniteError,
     LimitExceeded,
+    Malformed,
     Overloaded,
     Rejected,
 )
@@ -175,6 +176,22 @@ async def test_an_oversized_request_does_not_leave() -> None:
             await client.put("k", bytes(200_000))
         assert raised.value.maximum == 100_000
         assert await client.put("k", b"1") == 2
+        assert cluster.listeners[0].statistics().accepted == 1
+
+
+@pytest.mark.parametrize("unsendable", ["half a pair: \ud800", 2**70, {1}])
+async def test_a_request_that_cannot_be_sent_ends_alone(unsendable: Any) -> None:
+    """Before there is a link as well as after: whoever shares the client notices nothing."""
+    async with cluster_of(1) as cluster, client_of(cluster) as client:
+        for _ in range(2):
+            with pytest.raises(Malformed):
+                await client.request("put", [unsendable, b""])
+            with pytest.raises(Malformed):
+                await client.request("get", [unsendable])
+            async with client.subscribe("t.>", unsendable) as events:
+                with pytest.raises(Malformed):
+                    await anext(events)
+        assert await client.put("k", b"1") == 1
         assert cluster.listeners[0].statistics().accepted == 1
 
 

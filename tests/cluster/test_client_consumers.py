@@ -11,7 +11,8 @@ import trio
 from cluster.client import Client
 from cluster.client.consumer import Consumer
 from cluster.client.effects import publish, put
-from cluster.errors import Fenced, Rejected
+from cluster.errors import Fenced, Malformed, Rejected
+from pubsub.limits import REDELIVERY_DELAY_MS_MAX
 from tests.cluster.client_cluster import Cluster, client_of, cluster_of
 from tests.cluster.waiting import until
 
@@ -133,6 +134,67 @@ async def test_what_is_sent_back_comes_again(mode: str) -> None:
         if mode == "partitioned":
             assert seen.index((0, 2)) < seen.index((7, 1))  # the same key
         assert await completed(client) == 8
+
+
+async def test_a_batch_that_is_sent_back_keeps_the_order_of_its_key() -> None:
+    """A program that takes several events of a key and sends all of them back, in a partitioned
+    group: they come again as they were, before what follows."""
+    async with group_of("partitioned", partitions=1) as (_, client):
+        await client.publish_batch([["t.a", "k", b"%d" % n] for n in range(6)])
+        async with client.group("g").consume(auto_ack=False) as consumer:
+            for delivery in [await anext(consumer) for _ in range(4)]:
+                await delivery.nack(1)
+            numbers = []
+            for _ in range(6):
+                delivery = await anext(consumer)
+                numbers.append(int(delivery.event.data[0]))
+                await delivery.ack()
+        assert numbers == [0, 1, 2, 3, 4, 5]
+
+
+@MODES
+async def test_a_member_that_cannot_join_ends_alone(mode: str) -> None:
+    """It is told why; the client and its other consumers go on. A group that is full is another
+    such reason."""
+    async with group_of(mode, 1) as (_, client):
+        group = client.group("g")
+        async with group.consume() as consumer, group.consume("a b") as other:
+            for wrong in (other, group.consume(ttl_ms=1)):
+                with pytest.raises(Rejected) as raised:
+                    await anext(wrong)
+                assert raised.value.code == "malformed"
+            for prefetch in (-1, 0, 1.5):
+                with pytest.raises(Malformed):
+                    group.consume(prefetch=prefetch)  # type: ignore[arg-type]
+            assert (await anext(consumer)).event.data[0] == b"0"
+
+
+@MODES
+async def test_a_wrong_answer_settles_nothing(mode: str) -> None:
+    """It is told at once, the event stays in hand, and the consumer goes on."""
+    async with group_of(mode, 2) as (_, client):
+        async with client.group("g").consume(auto_ack=False) as consumer:
+            delivery = await anext(consumer)
+            for wrong in (
+                delivery.nack(-1),
+                delivery.nack(REDELIVERY_DELAY_MS_MAX + 1),
+                delivery.nack(1.5),  # type: ignore[arg-type]
+                delivery.nack(0, 5),  # type: ignore[arg-type]
+                delivery.extend(-1),
+                delivery.dead_letter(None),  # type: ignore[arg-type]
+                delivery.ack([put("\ud800", b"")]),
+                delivery.ack([[]]),
+            ):
+                with pytest.raises(Malformed):
+                    await wrong
+            with pytest.raises(Malformed):
+                delivery.ack_nowait([put("k", b"", ttl_ms=2**70)])
+            assert delivery.is_valid
+            await delivery.dead_letter("a name of a file: \udcff")
+            await (await anext(consumer)).ack()
+            assert consumer.lost == 0
+        (letter,) = await client.group("g").dead_letters()
+        assert letter["error"] == "a name of a file: ?"
 
 
 @MODES

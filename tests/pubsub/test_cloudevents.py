@@ -196,3 +196,19 @@ def test_a_content_type_that_no_header_can_carry_is_left_out() -> None:
     assert (body, carried["ce-id"]) == (b"x", "7")
     evil, _ = to_binary(CloudEvent({**REQUIRED, "subject": 'a\r\nX: "ü" 100%'}, None))
     assert evil["ce-subject"] == "a%0D%0AX:%20%22%C3%BC%22%20100%25"
+
+
+@pytest.mark.parametrize("body", [b'"\\ud800"', b'{"a": ["\\uDFFF"]}', b"1e400", b"[-1e400]"])
+def test_json_that_cannot_be_written_again_travels_as_bytes(body: bytes) -> None:
+    """A number or a text that JSON may name and that Python cannot write as JSON in UTF-8."""
+    event = of_user_event(user_event(body, "application/json"), "c")
+    line = json.dumps(to_structured(event), ensure_ascii=False, allow_nan=False).encode()
+
+    assert to_publish(from_structured(json.loads(line))).payload == body
+
+
+def test_pairs_of_surrogates_are_json_as_ever() -> None:
+    """Only half of one is none."""
+    event = of_user_event(user_event(b'"\\ud83d\\ude00"', "application/json"), "c")
+
+    assert to_structured(event)["data"] == "\U0001f600"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pubsub import groups, limits
+from pubsub import groups, limits, retention
 from pubsub.consumer_groups import competing
 from pubsub.events import GROUP_EVENT_REPLAYED
 from pubsub.rejection import Rejection
@@ -308,6 +308,28 @@ def test_an_event_that_is_gone_is_not_delivered_again() -> None:
 
     assert fetch(machine) == [0, 0, []]
     assert fetch(machine)[2] == [[3, 1]]
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_group_that_retention_overtook_goes_on_with_what_is_left(version: int) -> None:
+    """As a partitioned one does. In entries before version 3 it stands still."""
+    machine = SmallMachine()
+    define(machine, "g", protected=False)
+    for _ in range(4):
+        machine.publish("k")
+    machine.do(retention.set_rule, "orders.>", None, 1)
+    while machine.do(retention.trim, 10):
+        assert machine.log_index < 100
+    machine._apply.version = version
+
+    fetched = fetch(machine)
+
+    if version == 2:
+        assert code(fetched) == "compacted"
+    else:
+        assert fetched[2] == [[4, 1]]
+        assert settle(machine, (4, 1, "ack", None)) == []
+        assert state(machine)["floor"] == 4
 
 
 def test_members_own_no_partition() -> None:
