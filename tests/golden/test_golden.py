@@ -21,6 +21,7 @@ from tests.cluster.entries import Driver
 CLUSTER_IDS = {
     "format-1": "2a9f373ae3dddb50f94af873279e6d89",
     "format-2": "fe698cf7324f94e403aa3e8876b72934",
+    "format-3": "ce5216f19c2345a2a11fd0d8c39fa498",
 }
 FORMATS = sorted(path for path in Path(__file__).parent.glob("format-*") if path.is_dir())
 
@@ -54,6 +55,8 @@ def test_a_golden_directory_opens_with_everything_in_it(golden: Path, tmp_path: 
     assert all(isinstance(payload(event), dict) for event in events)
     if golden.name != "format-1":
         check_groups(machine)
+    if golden.name == "format-3":
+        check_switches(machine)
     storage.close()
     raft_log.close()
     directory.close()
@@ -75,6 +78,20 @@ def check_groups(machine: Machine) -> None:
     assert [rule["pattern"] for rule in retention.listing(connection)] == ["jobs.>"]
 
 
+def check_switches(machine: Machine) -> None:
+    """What format 3 brought."""
+    connection = machine.connection
+    handler = registrations.load(connection)["trials"]
+    assert (handler.enabled, handler.disabled_reason) == (False, "for now")
+    group = groups.describe(connection, "hook.trials")
+    assert group is not None
+    assert (group["paused"], group["held"], group["completed"]) == (
+        True,
+        True,
+        2,
+    )  # the order, the trigger
+
+
 @pytest.mark.parametrize("golden", FORMATS, ids=lambda path: path.name)
 def test_a_golden_state_goes_on_with_what_came_later(golden: Path, tmp_path: Path) -> None:
     """The tables that it lacks are there: handlers are registered, and found after a restart."""
@@ -82,7 +99,7 @@ def test_a_golden_state_goes_on_with_what_came_later(golden: Path, tmp_path: Pat
     shutil.copy(golden / "state.db", path)
     driver = Driver(path)
     driver.wall_ms, driver.elapsed_ms = driver.machine.wall_ms, driver.machine.elapsed_ms
-    before = driver.machine.revision
+    before = driver.machine.revision + len(registrations.load(driver.connection))  # removed soon
     policy = {
         "name": "audit", "pattern": "jobs.>", "version": 1, "type": "shell", "scope": "cluster",
         "partitions": 1,
