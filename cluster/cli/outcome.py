@@ -4,6 +4,7 @@
 configuration); 3 it may have happened; 4 the cluster cannot serve now, and nothing happened.
 """
 
+import errno
 from enum import IntEnum
 
 from cluster.cli.output import Output
@@ -62,6 +63,7 @@ _WORDS = {
     Exit.UNKNOWN_OUTCOME: "unknown_outcome",
     Exit.UNAVAILABLE: "unavailable",
 }
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OUTCOMES = {Exit.UNKNOWN_OUTCOME: "unknown"}
 _UNAVAILABLE = (NoLeader, NotLeader, Overloaded, Stopping, Unreachable)
 
@@ -88,6 +90,9 @@ def failure_of(error: BaseException) -> Failure | None:
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         # That is how Python hands over the bytes of an argument that are none.
         return Failure("an argument is not valid UTF-8", code=Exit.USAGE)
+    if isinstance(error, OSError) and error.errno in FULL:
+        # Of the output: what was asked for may well be done.
+        return Failure(f"cannot write: {error.strerror}", code=Exit.UNKNOWN_OUTCOME)
     return None
 
 

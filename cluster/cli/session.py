@@ -3,6 +3,7 @@
 `online` turns an async function into a command with the common options; the function gets a `Cli`.
 """
 
+import errno
 import inspect
 import os
 import ssl
@@ -17,7 +18,7 @@ import trio
 import typer
 
 from cluster.cli.devfile import note_path, read_note
-from cluster.cli.outcome import Exit, Failure, failure_of, report
+from cluster.cli.outcome import FULL, Exit, Failure, failure_of, report
 from cluster.cli.output import Output
 from cluster.client import Client, ClientOptions, Endpoint, open_client
 from cluster.config import parse_address
@@ -101,11 +102,12 @@ def finish(out: Output, run: Callable[[], None]) -> None:
             raise cause from None
         if isinstance(cause, KeyboardInterrupt):
             raise typer.Exit(130) from None
-        if isinstance(cause, BrokenPipeError):
-            # Whoever read our output has had enough (`| head`); Python must not complain at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(Exit.OK) from None
         failure = failure_of(cause)
+        if isinstance(cause, OSError) and cause.errno in (errno.EPIPE, *FULL):
+            # What is left of our output goes nowhere; Python must not complain of that at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if cause.errno == errno.EPIPE:  # whoever read it has had enough (`| head`)
+                raise typer.Exit(Exit.OK) from None
         if failure is None:
             raise
         report(failure, out)

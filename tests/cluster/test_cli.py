@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -224,3 +226,16 @@ def test_metrics_of_handlers_are_summed_over_nodes() -> None:
     idle = {"handler": "h", **dict.fromkeys(CLUSTER_COUNTERS, 7), "local": None}
     (total,) = summed([[row(7, 3)], [row(6, 4)], [idle]])
     assert (total["completed"], total["attempts"], total["average_ms"]) == (7, 7, 10.0)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is full")
+def test_an_output_that_takes_nothing_is_told_in_a_sentence() -> None:
+    """A full disk behind `>`: what was asked for may be done, and nobody could read its end."""
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "cluster.cli", "hook", "events"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (ran.returncode, ran.stderr) == (3, "error: cannot write: No space left on device\n")
