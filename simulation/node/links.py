@@ -132,14 +132,16 @@ class SimulatedSession:
                 self.close_reason = "connection reset"
                 self._links.forget(self)
             elif self._due() <= now:
+                await trio.lowlevel.checkpoint()  # first: who is cancelled here has lost nothing
+                if self.closed or self._due() > now:
+                    continue
                 _, data = self._incoming.popleft()
                 if self._incoming:
                     self.look_again()
-                await trio.lowlevel.checkpoint()
                 if data == _END:
                     self.close_reason = self.close_reason or "closed by the peer"
                     self._links.forget(self)
-                return data if not self.closed else b""
+                return data
             else:
                 await self._news.wait()
                 self._news = trio.Event()

@@ -8,7 +8,7 @@ was told first, ask `raise_broken`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from hashlib import blake2b
@@ -24,6 +24,7 @@ from cluster.raft.log import Entry
 from cluster.raft.sqlite_log import SqliteLog
 from cluster.raft.stock import Message
 from simulation.invariants import Invariants
+from simulation.node.archive import Archive
 from simulation.node.cursors import Cursors
 from simulation.node.machine import EPOCH_MS, Machine
 from simulation.violation import Violation
@@ -104,6 +105,7 @@ class Observer:
         self._lives: dict[str, Life] = {}  # by name, the newest
         self._digests: dict[int, bytes] = {}  # of the state, by log index
         self._cursors = Cursors()
+        self.archive = Archive(now)
         self.invariants = Invariants(self._disks, now, EPOCH_MS, note)
 
     def watch(self, machine: Machine) -> None:
@@ -125,6 +127,7 @@ class Observer:
         redial = node.transport.redial
 
         def watched_redial() -> None:  # called once the log is open, before the first tick
+            self._watch_events(node)
             self.look(machine)
             redial()
 
@@ -132,6 +135,19 @@ class Observer:
         node.transport.redial = watched_redial  # type: ignore[method-assign]
         node.read_index = watched_read_index  # type: ignore[method-assign]
         node.on_flush.append(lambda: self.look(machine))
+
+    def _watch_events(self, node: Node) -> None:
+        assert node.storage is not None, "its state is open by then"
+        tail = node.storage.tail
+        append = tail.append
+
+        def watched_append(
+            first_revision: int, log_index: int, wall_ms: int, packed_events: Sequence[bytes]
+        ) -> None:
+            self.archive.note(first_revision, log_index, wall_ms, packed_events)
+            append(first_revision, log_index, wall_ms, packed_events)
+
+        tail.append = watched_append  # type: ignore[method-assign]
 
     def look(self, machine: Machine) -> None:
         """Something may have happened on `machine`; costs little when nothing has. HOT."""

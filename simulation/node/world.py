@@ -25,6 +25,7 @@ from hooks.registry import Registry
 from pubsub.events import Event
 from simulation.faults import draw_strikes
 from simulation.history import History, Kind
+from simulation.node.archive import Archive
 from simulation.node.determinism import Scheduler
 from simulation.node.faults import NodeFaults, NodeStage
 from simulation.node.links import Links
@@ -32,12 +33,15 @@ from simulation.node.machine import CLIENT_PORT, Machine, Site
 from simulation.node.observer import Observer
 from simulation.node.sqlite_disk import SimulatedDisks
 from simulation.node.workloads import Workload
+from simulation.node.workloads.again import Again
 from simulation.node.workloads.consumers import Competing, Partitioned
 from simulation.node.workloads.debounced import Debounced
 from simulation.node.workloads.hooks import Handlers
+from simulation.node.workloads.later import Later
 from simulation.node.workloads.operator import Operator
 from simulation.node.workloads.publishers import Publishers
 from simulation.node.workloads.registers import Registers
+from simulation.node.workloads.retained import Retained
 from simulation.node.workloads.ring import Ring
 from simulation.node.workloads.scopes import Scopes
 from simulation.node.workloads.subscribers import Subscribers
@@ -56,11 +60,14 @@ RECOVERY_S = 30.0
 """Virtual time in which everything must come right once the faults are over."""
 
 WORKLOADS: dict[str, Callable[[World, Random], Workload]] = {
+    "again": Again,
     "competing": Competing,
     "debounced": Debounced,
     "handlers": Handlers,
+    "later": Later,
     "partitioned": Partitioned,
     "publishers": Publishers,
+    "retained": Retained,
     "ring": Ring,
     "scopes": Scopes,
     "subscribers": Subscribers,
@@ -89,6 +96,7 @@ class World:
         )
         self.founders = [chr(ord("a") + number) for number in range(nodes)]
         self.machines: dict[str, Machine] = {}
+        self.trimmed_topics: list[str] = []  # that retention may take events of
         self.registers = Registers(self, self._draw())
         self.workloads: list[Workload] = [
             self.registers,
@@ -120,6 +128,11 @@ class World:
     def history(self) -> History:
         """What clients of the registers asked and were told."""
         return self.registers.history
+
+    @property
+    def archive(self) -> Archive:
+        """Every event that was ever applied."""
+        return self.observer.archive
 
     @property
     def acknowledged(self) -> int:
@@ -257,21 +270,27 @@ class World:
             name = machine.name
             assert machine.node is not None, "checked when all agree"
             digests[name] = machine.node.machine.digest.hex()
-            found = machine.node.read_events(1, 1 << 30, 1 << 40)
-            if not isinstance(found, list):
-                raise Violation(f"the log of {name} does not begin at revision 1")
-            logs[name] = found
+            logs[name] = machine.node.read_events(1, 1 << 30, 1 << 40)
         if len(set(digests.values())) != 1:
             raise Violation(f"the states differ: {digests}")
         for name, events in logs.items():
-            if [event.revision for event in events] != list(range(1, len(events) + 1)):
-                raise Violation(f"the log of {name} has a gap or a repetition")
+            self._check_log(name, events)
         first, *others = logs
         for name in others:
             if logs[name] != logs[first]:
                 raise Violation(f"the log of {name} is not that of {first}")
         for workload in self.workloads:
-            workload.check(logs[first])
+            workload.check(self.archive.events)
+
+    def _check_log(self, name: str, log: list[Event]) -> None:
+        """It is what was applied, but for what retention may take."""
+        kept = dict.fromkeys(event.revision for event in log)
+        applied = self.archive.events
+        if [event for event in applied if event.revision in kept] != log:
+            raise Violation(f"the log of {name} has a repetition, or not what was applied")
+        for event in applied:
+            if event.revision not in kept and event.topic not in self.trimmed_topics:
+                raise Violation(f"the log of {name} has a gap: {event} is not there")
 
     # --- for workloads and faults ---
 
@@ -296,6 +315,11 @@ class World:
         """The newest that any node has applied; one whose disk is new has no state yet."""
         nodes = (machine.node for machine in self.machines.values() if machine.has_core)
         return max((node.machine.revision for node in nodes if node is not None), default=0)
+
+    def wall_ms(self) -> int:
+        """The newest time of the cluster's clock that any node has applied."""
+        nodes = (machine.node for machine in self.machines.values() if machine.has_core)
+        return max((node.machine.wall_ms for node in nodes if node is not None), default=0)
 
     def open_client(
         self, number: int, random: Random, *, first: str | None = None

@@ -21,7 +21,10 @@ import pubsub.consumer_groups.checkpoint
 import pubsub.consumer_groups.competing
 import pubsub.consumer_groups.competing_leases
 import pubsub.consumer_groups.competing_settle
+import pubsub.consumer_groups.consumption
+import pubsub.consumer_groups.group_tables
 import pubsub.consumer_groups.membership
+import pubsub.retention
 from cluster import kv
 from cluster.raft.clock import ClusterClock
 from cluster.raft.core import Core
@@ -34,8 +37,11 @@ from hooks.execution.progress import Checkpoint, Progress
 from hooks.execution.service import HookService
 from hooks.execution.work import HandlerWork
 from pubsub.apply import Apply
+from pubsub.consumer_groups.addressing import ADDRESSED
 from pubsub.consumer_groups.assignment import Partition, assign
 from pubsub.consumer_groups.competing_tables import CompetingGroup, Pending, unpack_events
+from pubsub.limits import DELAYED_PUBLISHED_MAX
+from pubsub.publishing import delayed
 from pubsub.rejection import Rejection
 from pubsub.subscription import Subscription
 from simulation.node.sqlite_disk import NodeDisk
@@ -346,6 +352,75 @@ def the_newest_event_is_coalesced(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PartitionWork, "supersede", keep_the_first)
 
 
+# --- what was published: when, once, for how long, and again ---
+
+
+def a_new_leader_hurries_delayed_events(patch: pytest.MonkeyPatch) -> None:
+    """What is due comes out with the first entry of a term, and once more when time asks for it."""
+    elect = cluster.machine.Machine._elect
+
+    def hurry(self: cluster.machine.Machine, term: int, items: Any) -> Any:
+        result = elect(self, term, items)
+        execute = self.connection.execute
+        execute("SAVEPOINT waiting")
+        delayed.publish(self._apply, self._apply.wall_ms, DELAYED_PUBLISHED_MAX)
+        execute("ROLLBACK TO waiting")
+        execute("RELEASE waiting")
+        return result
+
+    patch.setattr(cluster.machine.Machine, "_elect", hurry)
+
+
+def a_cancelled_event_comes(patch: pytest.MonkeyPatch) -> None:
+    """A cancel is answered, and changes nothing."""
+
+    def cancel(apply: Apply, identity: Any) -> bool:
+        statement = "SELECT count(*) FROM delayed_events WHERE id = ?"
+        return bool(apply.connection.execute(statement, (identity,)).get)
+
+    operation = OPERATIONS["delayed.cancel"]._replace(function=cancel)
+    patch.setitem(OPERATIONS, "delayed.cancel", operation)
+
+
+def message_ids_end_with_their_leader(patch: pytest.MonkeyPatch) -> None:
+    """Another leader, and what was published before is new."""
+    elect = cluster.machine.Machine._elect
+
+    def forgetful(self: cluster.machine.Machine, term: int, items: Any) -> Any:
+        self.connection.execute("DELETE FROM message_ids")
+        return elect(self, term, items)
+
+    patch.setattr(cluster.machine.Machine, "_elect", forgetful)
+
+
+def retention_waits_for_nobody(patch: pytest.MonkeyPatch) -> None:
+    """A rule takes what a protected group has not read."""
+    patch.setattr(pubsub.retention, "holders", lambda connection: [])
+
+
+def gaps_are_not_told(patch: pytest.MonkeyPatch) -> None:
+    """A reader behind retention goes on with what is left."""
+    patch.setattr(cluster.node.Node, "compacted", lambda self, pattern, from_revision: None)
+
+
+def a_replay_goes_to_all_groups(patch: pytest.MonkeyPatch) -> None:
+    """What is handed out again is handed to whoever reads it."""
+
+    def concerns(event: Any, group: str, pattern: Any) -> bool:
+        return event.topic in ADDRESSED or bool(pattern.matches(event.topic))
+
+    patch.setattr(pubsub.consumer_groups.consumption, "concerns", concerns)
+
+
+def a_letter_goes_back_and_stays(patch: pytest.MonkeyPatch) -> None:
+    """A redriven letter can be redriven again."""
+
+    def keep(connection: Any, group_id: int, revision: int) -> bool:
+        return True
+
+    patch.setattr(pubsub.consumer_groups.group_tables, "delete_letter", keep)
+
+
 class Mutant(NamedTuple):
     """A plant, and what must find it."""
 
@@ -370,6 +445,9 @@ PARTITIONED = {"workloads": ("partitioned",)}
 RELOADS = {**HANDLERS, "faults": {"reload": 1.0}, "membership_rate": 0.0}
 DEBOUNCED = {"workloads": ("debounced",)}
 ABSENCE = {**HANDLERS, "faults": {"absence": 1.0}}
+LATER = {"workloads": ("later",)}
+RETAINED = {"workloads": ("retained",), "think_s": 0.05}
+AGAIN = {"workloads": ("again",)}
 
 MUTANTS = [
     # acknowledge before the fsync
@@ -423,4 +501,12 @@ MUTANTS = [
         pinned=COMPETING,
     ),
     Mutant(keys_are_not_waited_for, "out of order|in two places", pinned=COMPETING),
+    # when, once, for how long, and again
+    Mutant(a_new_leader_hurries_delayed_events, "is in the log . times", pinned=LATER),
+    Mutant(a_cancelled_event_comes, "was cancelled, and it came", pinned=LATER),
+    Mutant(message_ids_end_with_their_leader, "was answered|is in the log . times", pinned=LATER),
+    Mutant(retention_waits_for_nobody, "the group has dealt with", pinned=RETAINED),
+    Mutant(gaps_are_not_told, "a follower missed|were to be read", pinned=RETAINED),
+    Mutant(a_replay_goes_to_all_groups, "was handed", pinned=AGAIN),
+    Mutant(a_letter_goes_back_and_stays, "was redriven twice|lost or doubled", pinned=AGAIN),
 ]

@@ -49,17 +49,24 @@ class LoopingClient(ABC):
         self.random = random
         self.stopping = False
         self.stopped = False
+        self._until_s = 0.0  # this connection ends, unless the favourite changes before
+
+    def hang_up(self) -> None:
+        """This was the last step on this connection."""
+        self._until_s = 0.0
 
     async def run(self) -> None:
         """Until it is told to stop: a connection, and one step after the other on it."""
         world, random = self.world, self.random
         while not self.stopping:
-            until = trio.current_time() + random.uniform(0.5, 1.5) * OPEN_S
+            self._until_s = trio.current_time() + random.uniform(0.5, 1.5) * OPEN_S
             favourite = world.favourite
             first = favourite if random.random() < FAVOURS else None
             async with world.open_client(self.number, random, first=first) as client:
                 while not (
-                    self.stopping or trio.current_time() >= until or world.favourite != favourite
+                    self.stopping
+                    or trio.current_time() >= self._until_s
+                    or world.favourite != favourite
                 ):
                     await trio.sleep(random.random() * 2 * (world.options.think_s + PACE_S))
                     await self.operate(client)

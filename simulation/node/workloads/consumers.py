@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from random import Random
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
@@ -20,6 +20,7 @@ from cluster.errors import TremulaError
 from hooks.registry import Registry
 from pubsub import groups
 from pubsub.consumer_groups.assignment import partition_of
+from pubsub.consumer_groups.group_settings import COMPETING, PARTITIONED
 from pubsub.events import Event
 from simulation.node.machine import Machine
 from simulation.node.workloads.clients import LoopingClient
@@ -42,30 +43,66 @@ LEASE_MS = 1_000
 MAX_DELIVERIES = 40
 """More than bad luck needs: members crash and fail all the time."""
 AGAIN_S = 0.2
+GIVES_UP = 0.02
+
+
+class Plan(NamedTuple):
+    """How a group is defined. `number`: of its clients, beginning with that."""
+
+    mode: str
+    name: str
+    number: int
+    options: dict[str, Any]
+
+
+def partitioned(random: Random, name: str, number: int) -> Plan:
+    """A group whose members own partitions."""
+    return Plan(PARTITIONED, name, number, {"cooldown_ms": random.choice([0, 0, 500])})
+
+
+def competing(random: Random, name: str, number: int) -> Plan:
+    """A group whose members lease events."""
+    options = {
+        "lease_ms": LEASE_MS,
+        "max_deliveries": MAX_DELIVERIES,
+        "backoff_ms": random.choice([[], [50, 200]]),
+        "max_in_flight": random.choice([4, 100]),
+        "ordered": random.random() < 0.5,
+    }
+    return Plan(COMPETING, name, number, options)
 
 
 class Consumers:
     """One group, its producer and its members."""
 
-    MODE: ClassVar[str]
-    NUMBER: ClassVar[int]
-
-    def __init__(self, world: World, random: Random, options: dict[str, Any]) -> None:
-        """`options`: that the group is defined with, beside its mode."""
+    def __init__(
+        self,
+        world: World,
+        random: Random,
+        plan: Plan,
+        topic: str | None = None,
+        *,
+        members: int = MEMBERS,
+        gives_up: float = GIVES_UP,
+    ) -> None:
+        """`gives_up`: so many deliveries become dead letters."""
         self.world = world
         self.random = random
-        self.group = f"sim.{self.MODE}"
-        self.topic = f"work.{self.MODE}"
-        self.done_topic = f"done.{self.MODE}"
-        self.options = {"mode": self.MODE, **options}
-        self.keeps_order = self.MODE == "partitioned" or self.options["ordered"]
+        self.mode = plan.mode
+        self.group = f"sim.{plan.name}"
+        self.topic = topic or f"work.{plan.name}"
+        self.done_topic = f"done.{plan.name}"
+        self.options = {"mode": plan.mode, **plan.options}
+        self.keeps_order = plan.mode == PARTITIONED or self.options["ordered"]
+        self.gives_up = gives_up
         self.is_defined = False
         self.stopping = False
         self.given: dict[tuple[int, int], str] = {}  # (revision, token): the run of a member
         self.tokens: dict[int, int] = {}  # by revision, the highest
         self.given_up: set[int] = set()
-        self.producer = Producer(self, NUMBER_FROM + self.NUMBER)
-        self.members = [Member(self, self.NUMBER + 1 + number) for number in range(MEMBERS)]
+        self._number = NUMBER_FROM + plan.number
+        self.producer = Producer(self, self._number)
+        self.members = [Member(self, self._number + 1 + number) for number in range(members)]
 
     def register(self, machine: Machine, registry: Registry) -> None:
         """No handlers."""
@@ -95,16 +132,20 @@ class Consumers:
             for p in partitions
         ]
         for event in node.read_events(1, 1 << 30, 1 << 40):
-            if event.topic == self.topic:
+            if self.concerns(event):
                 number = partition_of(event.key or event.topic, len(partitions))
                 floor = partitions[number]["floor"]
                 if event.revision > floor and event.revision not in done[number]:
                     return False
         return True
 
+    def concerns(self, event: Event) -> bool:
+        """Whether the group is to deal with it."""
+        return event.topic == self.topic
+
     def deliver(self, run: str, delivery: Delivery) -> None:
         """A member was handed an event."""
-        revision, token = delivery.event.revision, delivery.token
+        revision, token = delivery.revision, delivery.token
         owner = self.given.setdefault((revision, token), run)
         if owner != run:
             raise Violation(f"{revision} was delivered under {token} to {owner} and to {run}")
@@ -112,15 +153,14 @@ class Consumers:
 
     def check(self, events: Sequence[Event]) -> None:
         """Hold the effects against the events."""
-        key_of = {event.revision: event.key for event in events if event.topic == self.topic}
+        key_of = {event.revision: event.key for event in events if self.concerns(event)}
         done = [int(event.data[0]) for event in events if event.topic == self.done_topic]
         dead = self._dead()
         if repeated := [revision for revision, times in Counter(done).items() if times > 1]:
             raise Violation(f"{self.group}: effects more than once of {repeated[:10]}")
         if both := dead & set(done):
             raise Violation(f"{self.group}: dead and done {sorted(both)[:10]}")
-        if lost := key_of.keys() - dead - set(done):
-            raise Violation(f"{self.group}: never completed {sorted(lost)[:10]}")
+        self.check_missing(events, key_of.keys() - dead - set(done))
         if strange := set(done) - key_of.keys():
             raise Violation(f"{self.group}: effects of nothing {sorted(strange)[:10]}")
         if killed := dead - self.given_up:
@@ -133,6 +173,11 @@ class Consumers:
                 if revisions != sorted(revisions):
                     raise Violation(f"{self.group}: {key} out of order: {revisions}")
 
+    def check_missing(self, events: Sequence[Event], missing: set[int]) -> None:
+        """Of these events there is neither an effect nor a dead letter."""
+        if missing:
+            raise Violation(f"{self.group}: never completed {sorted(missing)[:10]}")
+
     def _dead(self) -> set[int]:
         node = self.world.any_node()
         assert node is not None, "checked when all agree"
@@ -141,9 +186,9 @@ class Consumers:
 
     async def _define(self) -> None:
         """An operator defines it, and does not give up."""
-        partitions = 4 if self.MODE == "partitioned" else 1
+        partitions = 4 if self.mode == PARTITIONED else 1
         arguments = [self.group, self.topic, partitions, "earliest", 1, self.options]
-        async with self.world.open_client(NUMBER_FROM + self.NUMBER, self.random) as client:
+        async with self.world.open_client(self._number, self.random) as client:
             while not self.is_defined:
                 try:
                     await client.request("group.define", arguments)
@@ -156,28 +201,15 @@ class Consumers:
 class Partitioned(Consumers):
     """Members own partitions."""
 
-    MODE = "partitioned"
-    NUMBER = 10
-
     def __init__(self, world: World, random: Random) -> None:
-        super().__init__(world, random, {"cooldown_ms": random.choice([0, 0, 500])})
+        super().__init__(world, random, partitioned(random, PARTITIONED, 10))
 
 
 class Competing(Consumers):
     """Members lease events."""
 
-    MODE = "competing"
-    NUMBER = 20
-
     def __init__(self, world: World, random: Random) -> None:
-        options = {
-            "lease_ms": LEASE_MS,
-            "max_deliveries": MAX_DELIVERIES,
-            "backoff_ms": random.choice([[], [50, 200]]),
-            "max_in_flight": random.choice([4, 100]),
-            "ordered": random.random() < 0.5,
-        }
-        super().__init__(world, random, options)
+        super().__init__(world, random, competing(random, COMPETING, 20))
 
 
 class Producer(LoopingClient):
@@ -199,7 +231,7 @@ class Member:
 
     def __init__(self, consumers: Consumers, number: int) -> None:
         self._consumers = consumers
-        self._number = NUMBER_FROM + number
+        self._number = number
         self._random = Random(consumers.random.getrandbits(64))
         self._runs = 0
 
@@ -232,27 +264,27 @@ class Member:
 
     async def _handle(self, delivery: Delivery) -> None:
         consumers, random = self._consumers, self._random
-        event = delivery.event
+        revision = delivery.revision
         run = f"m{self._number}.{self._runs}"
         consumers.deliver(run, delivery)
-        consumers.world.note(f"client-{self._number}", f"gets {event.revision} {delivery.token}")
+        consumers.world.note(f"client-{self._number}", f"gets {revision} {delivery.token}")
         slow = random.random() < 0.03
         await trio.sleep(random.random() * (2.0 if slow else 0.05))
         chance = random.random()
         try:
             if chance < 0.1:
                 await delivery.nack(random.choice([None, 0, 300]), "now and then")
-            elif chance < 0.12:
-                consumers.given_up.add(event.revision)
+            elif chance < 0.1 + consumers.gives_up:
+                consumers.given_up.add(revision)
                 await delivery.dead_letter("not this one")
             else:
-                effect = publish(consumers.done_topic, b"%d" % event.revision, key=event.key)
-                was_given_again = consumers.tokens[event.revision] > delivery.token
+                effect = publish(consumers.done_topic, b"%d" % revision, key=delivery.event.key)
+                was_given_again = consumers.tokens[revision] > delivery.token
                 if chance < 0.4:
                     delivery.ack_nowait([effect])
                     return
                 await delivery.ack([effect])
                 if was_given_again:
-                    raise Violation(f"{event.revision} was acked under a token of the past: {run}")
+                    raise Violation(f"{revision} was acked under a token of the past: {run}")
         except TremulaError as error:
-            consumers.world.note(f"client-{self._number}", f"{event.revision}: {error.code}")
+            consumers.world.note(f"client-{self._number}", f"{revision}: {error.code}")

@@ -1,4 +1,5 @@
-"""Subscribers of the whole-node level: they must see every event once and in order."""
+"""Subscribers of the whole-node level: they must see every event once and in order, or be told what
+retention took before they came to it."""
 
 from __future__ import annotations
 
@@ -8,12 +9,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from cluster.errors import Compacted
 from hooks.registry import Registry
 from pubsub.events import Event
 from simulation.node.machine import Machine
 from simulation.violation import Violation
 
 if TYPE_CHECKING:
+    from cluster.client import Client
     from simulation.node.world import World
 
 PATIENCE_S = 2.0
@@ -46,7 +49,13 @@ class Subscribers:
         return all(subscriber.newest == newest for subscriber in self._subscribers)
 
     def check(self, events: Sequence[Event]) -> None:
-        """Each checks what it sees when it sees it."""
+        """Each checks what it sees when it sees it; here is what it was told."""
+        node = self._world.any_node()
+        assert node is not None, "checked when all agree"
+        kept = {event.revision for event in node.read_events(1, 1 << 30, 1 << 40)}
+        for subscriber in self._subscribers:
+            if vain := [revision for revision in subscriber.told if revision in kept]:
+                raise Violation(f"a subscriber was told that these are gone: {vain}")
 
 
 class Subscriber:
@@ -54,6 +63,7 @@ class Subscriber:
 
     def __init__(self, world: World, number: int, random: Random) -> None:
         self.newest = 0
+        self.told: list[int] = []  # the last revision of each gap that it was told of
         self._world = world
         self._number = number
         self._random = random
@@ -64,12 +74,18 @@ class Subscriber:
             # a client of its own now and then: another node, and a resume by revision
             with trio.move_on_after(PATIENCE_S + self._random.random() * 5 * PATIENCE_S):
                 async with world.open_client(NUMBER_FROM + self._number, self._random) as client:
-                    start = self.newest + 1
-                    async with client.subscribe(">", start, credits=64) as events:
-                        async for event in events:
-                            if event.revision != self.newest + 1:
-                                raise Violation(
-                                    f"subscriber {self._number} saw revision {event.revision} "
-                                    f"after {self.newest}"
-                                )
-                            self.newest = event.revision
+                    try:
+                        await self._follow(client)
+                    except Compacted as gap:
+                        self.newest = gap.first_revision - 1
+                        self.told.append(self.newest)
+
+    async def _follow(self, client: Client) -> None:
+        async with client.subscribe(">", self.newest + 1, credits=64) as events:
+            async for event in events:
+                if event.revision != self.newest + 1:
+                    raise Violation(
+                        f"subscriber {self._number} saw revision {event.revision} "
+                        f"after {self.newest}"
+                    )
+                self.newest = event.revision
