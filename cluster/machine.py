@@ -23,8 +23,10 @@ import msgpack
 from cluster import kv, state
 from cluster.corruption import storage_error
 from cluster.entry import Entry
-from cluster.limits import DIGESTS_MAX
+from cluster.limits import DIGESTS_MAX, EACH_CALLS_MAX, INTEGER_MAX
 from cluster.operations import (
+    EACH,
+    EACH_SINCE,
     MEMBERSHIP,
     NO_OP,
     REGULAR,
@@ -35,6 +37,7 @@ from cluster.operations import (
     unpack,
     unseal,
 )
+from cluster.publishing import publish_each
 from cluster.registry import OPERATIONS, Operation, by_version
 from cluster.sessions import NEW, Sessions
 from hooks import routing
@@ -69,6 +72,10 @@ class Applied:
     wall_ms: int  # the cluster's clock at this entry
     trimmed_to: int  # the newest event that retention took in this entry, or 0
     digest: bytes  # of the state after it
+
+
+class Each(list[Any]):
+    """The results of one `each`, in its order."""
 
 
 class Machine:
@@ -228,6 +235,9 @@ class Machine:
                 answer(operation)
                 continue
             client_id, seq, name, args, apply.meta = operation
+            if name == EACH and apply.version >= EACH_SINCE:
+                answer(self._run_each(client_id, seq, args))
+                continue
             if client_id:
                 known = recall(client_id, seq)
                 if known is not NEW:
@@ -241,6 +251,44 @@ class Machine:
             answer(result)
         apply.meta = None
         return results
+
+    def _run_each(self, client_id: int, first_seq: int, args: list[Any]) -> Any:
+        """The results of requests that came together; they have numbers, so a session. HOT."""
+        problem = self._each_problem(client_id, first_seq, args)
+        if problem is not None:
+            return _malformed(f"{EACH}: {problem}")
+        name, calls = args
+        sessions = self._sessions
+        if sessions.follows(client_id, first_seq):
+            revisions = publish_each(self._apply, calls) if name == "publish" else None
+            if revisions is not None:
+                self.operations[name][0] += len(calls)
+            results = Each(revisions or [self._run(name, call) for call in calls])
+            sessions.remember_each(client_id, first_seq, results)
+            return results
+        results = Each()
+        for seq, call in enumerate(calls, first_seq):
+            result = sessions.recall(client_id, seq)
+            if result is NEW:
+                result = self._run(name, call)
+                sessions.remember(client_id, seq, result)
+            else:
+                self.duplicates += 1
+            results.append(result)
+        return results
+
+    def _each_problem(self, client_id: int, first_seq: int, args: list[Any]) -> str | None:
+        if not client_id or len(args) != 2 or args[1].__class__ is not list:
+            return "a session, a name and a list are needed"
+        name, calls = args
+        operation = self._registry.get(name) if name.__class__ is str else None
+        if operation is None or not operation.nestable:
+            return "an operation that can be an effect is needed"
+        if not 0 < len(calls) <= min(EACH_CALLS_MAX, INTEGER_MAX - first_seq):
+            return f"from 1 to {EACH_CALLS_MAX} requests are needed"
+        if any(call.__class__ is not list for call in calls):
+            return "the arguments of each must be a list"
+        return None
 
     def _run(self, name: str, args: Any) -> Any:
         """The result of one operation. HOT."""
@@ -286,8 +334,8 @@ class Machine:
         digest = blake2b(self.digest, digest_size=DIGEST_BYTES)
         digest.update(self._pack((index, term, apply.revision, self._next_client_id)))
         digest.update(command)
-        # of a rejection only the code: a release may reword what it tells people
-        digest.update(self._pack([r.code if r.__class__ is Rejection else r for r in results]))
+        # a release may reword what it tells people
+        digest.update(self._pack(_without_words(results)))
         digest.update(b"".join(apply.packed_events))
         digested = digest.digest()
         return Applied(
@@ -437,3 +485,15 @@ def _is_member(value: Any) -> bool:
         and _is_names(value)
         and value[3] in ("voter", "learner")
     )
+
+
+def _without_words(results: list[Any]) -> list[Any]:
+    """Results, of rejections only the code."""
+    return [
+        result.code
+        if result.__class__ is Rejection
+        else _without_words(result)
+        if result.__class__ is Each
+        else result
+        for result in results
+    ]

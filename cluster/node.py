@@ -27,7 +27,7 @@ from cluster.housekeeping import Housekeeping
 from cluster.http import HttpPages
 from cluster.indexing import EventIndex, FollowedState, Parts
 from cluster.logs import NodeLog
-from cluster.machine import Applied, Machine
+from cluster.machine import Applied, Each, Machine
 from cluster.metrics import NodeMetrics
 from cluster.net import Listener, Network
 from cluster.nodemetrics import publish_metrics, publish_strangers
@@ -488,7 +488,9 @@ class Node:
         self.log.error("the cap of the log took events that groups had not read", groups=groups)
 
     def _applied(self, applied: Applied) -> None:
-        self.metrics.entry_operations.observe(len(applied.results))
+        # the results of each of those that came together count
+        count = sum(len(one) if isinstance(one, Each) else 1 for one in applied.results)
+        self.metrics.entry_operations.observe(count)
 
     def _stepped(self, applied: bool) -> None:
         """After each tick: tell who waits for applied entries, then let the ports flush."""

@@ -12,6 +12,10 @@ and the two clocks:
 
 with member = `[name, uid, address, "voter" | "learner"]`. A packed operation travels as one opaque
 byte string: sealing an entry copies bytes, and one malformed operation cannot hide its neighbours.
+
+Requests of one kind that a client sends together travel as one operation, `each` with the args
+`[name, [args, ...]]`: its request_seq is that of the first, and each has the next. They stay
+requests of their own, applied or refused for themselves, and only what surrounds them is shared.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,6 +35,8 @@ REGULAR: Final = 0
 NO_OP: Final = 1
 MEMBERSHIP: Final = 2
 
+EACH: Final = "each"
+EACH_SINCE: Final = 3  # the entry version
 UNPACK_ERRORS: Final = (ValueError, TypeError, OverflowError, msgpack.UnpackException)
 """What msgpack raises on bytes that it cannot decode."""
 

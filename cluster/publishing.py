@@ -63,6 +63,15 @@ def publish(
     return _publish_with(apply, topic, key, (payload, content_type, headers), options)[0]
 
 
+def publish_each(apply: Entry, items: list[Any]) -> list[int] | None:
+    """The revisions of events that are published each for itself; None, and nothing done, unless
+    they are of the commonest shape. HOT."""
+    if not _are_plain(items):
+        return None
+    first, count = _publish_plain(apply, items)
+    return list(range(first, first + count))
+
+
 def publish_batch(apply: Entry, items: Any) -> list[Any] | Rejection:
     """`publish_batch [[topic, key, payload, content_type, headers, options], ...]` ->
     [first, count].

@@ -169,9 +169,21 @@ class Sessions:
             window.note(seq)
         window.fresh_seqs.append(seq)
         # A number needs no look at its size; a list (of a batch, a transaction) does.
-        if result.__class__ is not int and len(self._pack(result)) > SESSION_RESULT_BYTES_MAX:
-            result = _FORGOTTEN
-        window.fresh_results.append(result)
+        window.fresh_results.append(result if result.__class__ is int else self._bounded(result))
+
+    def follows(self, client_id: int, seq: int) -> bool:
+        """Whether the session has seen neither `seq` nor anything after it, and all before it."""
+        window = self._touched.get(client_id) or self._touch(client_id)
+        return window is not None and seq == window.newest + 1
+
+    def remember_each(self, client_id: int, first_seq: int, results: list[Any]) -> None:
+        """`remember` for requests that follow each other, of which the first `follows`. HOT."""
+        window = self._touched[client_id]
+        window.newest = first_seq + len(results) - 1
+        window.fresh_seqs += range(first_seq, window.newest + 1)
+        window.fresh_results += [
+            result if result.__class__ is int else self._bounded(result) for result in results
+        ]
 
     def flush(self, log_index: int, elapsed_ms: int) -> None:
         """Store what the entry added. Called once at its end."""
@@ -241,6 +253,10 @@ class Sessions:
         for client_id in idle:
             self.close(client_id)
         return len(idle)
+
+    def _bounded(self, result: Any) -> Any:
+        """What is remembered of a result."""
+        return _FORGOTTEN if len(self._pack(result)) > SESSION_RESULT_BYTES_MAX else result
 
     def _touch(self, client_id: int) -> _Window | None:
         """The window of a session that the entry in progress uses for the first time."""

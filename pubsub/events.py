@@ -167,7 +167,10 @@ def decode(
         actor = correlation_id = causation_id = traceparent = None
         hops = 0
         if meta is not None:
-            actor, correlation_id, causation_id, hops, traceparent = expand(meta)
+            if len(meta) == 1:  # mostly: nobody traces
+                actor = meta[0]
+            else:
+                actor, correlation_id, causation_id, hops, traceparent = expand(meta)
         end = unpacker.tell()
         events.append(
             make(

@@ -9,6 +9,7 @@ May not: decide anything about the data, or know what a request means (requests.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,9 @@ from cluster.errors import (
     TremulaError,
     Unauthorized,
 )
+from cluster.limits import EACH_BYTES_MAX, EACH_CALLS_MAX, EACH_VALUE_BYTES_MAX
 from cluster.net import Session
+from cluster.operations import EACH, EACH_SINCE
 from cluster.operations import pack as pack_operation
 from cluster.protocol import (
     ERROR,
@@ -63,6 +66,9 @@ DISMISS_S = 1.0
 DISMISS_QUIET_S = 0.05
 _MANY = frozenset(("batch", "txn", "publish_batch"))
 _PROPOSED = MUTATIONS - {FETCH}
+# Requests that are logged together when they come together, and where their value is: they are
+# small and many. Logged alone, what surrounds one costs more than it does itself.
+_VALUE_AT = {"put": 1, "publish": 2}
 # Of a handler's group these are for the nodes alone: another pattern or member would take events
 # away from the handler. What an operator may do to its place (pause, seek, skip ...) is open.
 _OF_MEMBERS = frozenset(
@@ -70,6 +76,31 @@ _OF_MEMBERS = frozenset(
 )
 
 pack = msgpack.Packer(autoreset=True).pack
+
+
+class _Run:
+    """Requests of one name whose numbers follow each other, to be logged as one operation."""
+
+    __slots__ = ("calls", "client_id", "first_seq", "ids", "name", "value_bytes")
+
+    def __init__(self, name: str, client_id: int, first_seq: int) -> None:
+        self.name = name
+        self.client_id = client_id
+        self.first_seq = first_seq
+        self.ids: list[int] = []  # of the requests
+        self.calls: list[list[Any]] = []
+        self.value_bytes = 0
+
+    def goes_on(self, name: str, client_id: int, seq: int, value_bytes: int) -> bool:
+        """Whether this request belongs to it, too."""
+        count = len(self.calls)
+        return (
+            seq == self.first_seq + count
+            and name == self.name
+            and client_id == self.client_id
+            and count < EACH_CALLS_MAX
+            and self.value_bytes + value_bytes <= EACH_VALUE_BYTES_MAX
+        )
 
 
 class Connection:
@@ -269,6 +300,13 @@ class Connection:
         actor, pending, submit = self.actor, self._pending, server.node.submit
         timeout_ms: int | None = None
         due = self._due(now, None)
+        run: _Run | None = None
+        # Not while the cluster has members that could not read it, nor when there may be no room.
+        runs = (
+            server.node.machine.entry_version >= EACH_SINCE
+            and server.inflight_bytes <= server.limits.inflight_bytes_max
+            and not server.stopping
+        )
         for request in requests:
             try:
                 request_id, name, args, raw_meta = request
@@ -286,6 +324,19 @@ class Connection:
                 if wanted_ms != timeout_ms:  # Neighbours mostly want the same.
                     timeout_ms, due = wanted_ms, self._due(now, wanted_ms)
                     pending[request_id] = due
+                if runs and trace is None and client_id and name in _VALUE_AT:
+                    value_bytes = _value_bytes(name, args)
+                    if run is None or not run.goes_on(name, client_id, seq, value_bytes):
+                        if run is not None:
+                            self._submit_run(run)
+                        run = _Run(name, client_id, seq)
+                    run.ids.append(request_id)
+                    run.calls.append(args)
+                    run.value_bytes += value_bytes
+                    continue
+                if run is not None:  # what came first is started first
+                    self._submit_run(run)
+                    run = None
                 if server.stopping:
                     raise Stopping
                 if name not in _PROPOSED:
@@ -308,7 +359,27 @@ class Connection:
                 submit(operation, partial(self._mutated, request_id, size))
             except DefiniteError as error:
                 self.answer(request_id, error)
+        if run is not None:
+            self._submit_run(run)
         self._settle()
+
+    def _submit_run(self, run: _Run) -> None:
+        """Start requests that came together: as one operation, if they are several. HOT."""
+        submit, actor = self._server.node.submit, self.actor
+        ids, calls = run.ids, run.calls
+        if len(ids) > 1:
+            together = [run.name, calls]
+            operation = pack_operation(run.client_id, run.first_seq, EACH, together, actor)
+            size = len(operation)
+            if size <= EACH_BYTES_MAX:
+                self._pending_bytes += size
+                submit(operation, partial(self._all_mutated, ids, size))
+                return
+        for seq, (request_id, args) in enumerate(zip(ids, calls, strict=True), run.first_seq):
+            operation = pack_operation(run.client_id, seq, run.name, args, actor)
+            size = len(operation)
+            self._pending_bytes += size
+            submit(operation, partial(self._mutated, request_id, size))
 
     def _due(self, now: float, timeout_ms: int | None) -> tuple[float, int]:
         """The deadline that a timeout means, and the timeout in force."""
@@ -386,6 +457,24 @@ class Connection:
     def _mutated(self, request_id: int, size: int, result: object) -> None:
         self._pending_bytes -= size
         self.answer(request_id, result)
+
+    def _all_mutated(self, ids: Sequence[int], size: int, results: object) -> None:
+        """Each of them has a result, or all the same error. HOT."""
+        self._pending_bytes -= size
+        answer = self.answer
+        if isinstance(results, list):
+            for request_id, result in zip(ids, results, strict=True):
+                answer(request_id, result)
+        else:
+            for request_id in ids:
+                answer(request_id, results)
+
+
+def _value_bytes(name: str, args: list[Any]) -> int:
+    """The size of the value that a request brings; 0 where it brings none."""
+    at = _VALUE_AT[name]
+    value = args[at] if len(args) > at else None
+    return len(value) if value.__class__ is bytes else 0
 
 
 def _refuse_handlers_groups(args: list[Any]) -> None:

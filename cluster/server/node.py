@@ -56,6 +56,10 @@ class AppliedState(Protocol):
         """Whether events of a topic reach subscribers; None: all of them do."""
 
     @property
+    def entry_version(self) -> int:
+        """The newest version of an entry so far: what the cluster understands."""
+
+    @property
     def elapsed_ms(self) -> int:
         """The elapsed clock at the newest entry."""
 

@@ -10,19 +10,28 @@ from collections.abc import Callable
 from typing import Any
 
 import apsw
+import msgpack
 import trio
 
 from cluster.blocking import Blocking, in_thread
 from cluster.errors import LeaderChanged, NoLeader, TremulaError
 from cluster.indexing import Parts
 from cluster.machine import Machine
-from cluster.operations import REGULAR, seal
+from cluster.operations import EACH, REGULAR, seal
 from cluster.state import open_state
 from pubsub import retention
 from pubsub.events import Event
 from pubsub.log import Compacted, Tail, read_events
 
 Done = Callable[[object], None]
+
+
+def requests_of(operation: bytes) -> list[tuple[int, str, list[Any]]]:
+    """Number, name and arguments of each request that a packed operation stands for."""
+    _, seq, name, args, _, _ = msgpack.unpackb(operation)
+    if name != EACH:
+        return [(seq, name, args)]
+    return [(number, args[0], call) for number, call in enumerate(args[1], seq)]
 
 
 class FakeNode:
@@ -49,8 +58,8 @@ class FakeNode:
 
     @property
     def waiting(self) -> int:
-        """How many submitted operations were not applied yet."""
-        return len(self._submitted)
+        """How many submitted requests were not applied yet."""
+        return sum(len(requests_of(operation)) for operation, _ in self._submitted)
 
     def open_reader(self) -> apsw.Connection:
         """See `ServedNode`; a database in memory is copied, for it has but one connection."""

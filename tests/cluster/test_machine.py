@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from cluster import kv, operations, state
 from cluster.limits import DIGESTS_MAX
 from cluster.machine import Applied, Machine
-from cluster.operations import NO_OP, REGULAR, VERSION, UnsupportedEntry
+from cluster.operations import EACH, NO_OP, REGULAR, VERSION, UnsupportedEntry
 from cluster.registry import OPERATIONS, Operation, by_version
 from pubsub import groups
 from pubsub.limits import MEMBERS_MAX
@@ -215,7 +215,7 @@ values = st.recursive(
     ),
     max_leaves=12,
 )
-NAMES = [*OPERATIONS, "session.open", "session.close", "session.expire", "nothing"]
+NAMES = [*OPERATIONS, EACH, "session.open", "session.close", "session.expire", "nothing"]
 garbage = st.one_of(
     st.binary(max_size=40),
     st.tuples(

@@ -1,0 +1,269 @@
+"""Requests that came together are logged as one operation, and stay requests of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster import operations
+from cluster.limits import EACH_BYTES_MAX, EACH_CALLS_MAX, EACH_VALUE_BYTES_MAX, INTEGER_MAX
+from cluster.operations import EACH, REGULAR
+from pubsub.rejection import Rejection
+from tests.cluster.entries import Driver
+from tests.cluster.fake_node import FakeNode, requests_of
+from tests.cluster.served_node import ERROR, NO_SESSION, OK, served
+from tests.cluster.waiting import until
+
+KEYS = st.sampled_from(["a", "b", "c"])
+CALLS = {
+    "put": st.tuples(
+        KEYS,
+        st.binary(max_size=3) | st.just(7),  # which is no value
+        st.none() | st.integers(1, 5_000),
+        st.none() | st.integers(0, 4),
+    ).map(list),
+    "publish": st.one_of(
+        st.tuples(KEYS, st.none() | KEYS, st.binary(max_size=3), st.none(), st.none()).map(list),
+        st.lists(KEYS | st.binary(max_size=3) | st.none(), max_size=7),
+    ),
+    "delete": st.tuples(KEYS, st.none() | st.integers(0, 4)).map(list),
+}
+Run = tuple[str, list[list[Any]]]
+RUNS = st.sampled_from(sorted(CALLS)).flatmap(
+    lambda name: st.tuples(st.just(name), st.lists(CALLS[name], min_size=1, max_size=6))
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(RUNS, min_size=1, max_size=5), st.data())
+def test_together_or_alone_comes_to_the_same(runs: list[Run], data: st.DataObject) -> None:
+    """The same results, rows and events, also when a client asks again for a part of what it asked
+    for before, and in one go for more."""
+    together, alone = Driver(), Driver()
+    client = together.do("session.open")
+    assert alone.do("session.open") == client
+
+    def ask(first_seq: int, name: str, calls: list[list[Any]]) -> None:
+        (results,) = together.entry(operations.pack(client, first_seq, EACH, [name, calls])).results
+        singles = [
+            operations.pack(client, seq, name, call) for seq, call in enumerate(calls, first_seq)
+        ]
+        assert list(results) == alone.entry(*singles).results
+        assert together.rows() == alone.rows()
+
+    seq = 1
+    for name, calls in runs:
+        ask(seq, name, calls)
+        seq += len(calls)
+    name, calls = runs[-1]
+    again = data.draw(st.integers(1, len(calls)))
+    ask(seq - again, name, [*calls[-again:], *calls])
+    assert together.machine.operations == alone.machine.operations
+    assert together.machine.duplicates == alone.machine.duplicates == again
+
+
+def test_a_session_that_is_over_refuses_each() -> None:
+    """Nobody knows whether they were applied before."""
+    driver = Driver()
+    result = driver.do(EACH, "put", [["a", b""], ["b", b""]], client=9, seq=1)
+    assert [one.code for one in result] == ["session_expired"] * 2
+    assert driver.machine.revision == 0
+
+
+@pytest.mark.parametrize(
+    ("client", "seq", "args"),
+    [
+        (0, 1, ["put", [["a", b""]]]),
+        (1, 1, ["put"]),
+        (1, 1, ["put", [["a", b""]], None]),
+        (1, 1, ["put", {}]),
+        (1, 1, ["put", []]),
+        (1, 1, ["put", [["a", b""]] * (EACH_CALLS_MAX + 1)]),
+        (1, 1, ["put", [["a", b""], b"b"]]),
+        (1, 1, ["session.open", [[]]]),
+        (1, 1, [EACH, [["put", [["a", b""]]]]]),
+        (1, 1, [7, [[]]]),
+        (1, INTEGER_MAX, ["put", [["a", b""], ["b", b""]]]),
+    ],
+)
+def test_what_is_no_such_operation_is_refused_whole(client: int, seq: int, args: Any) -> None:
+    """And changes nothing."""
+    driver = Driver()
+    driver.do("session.open")
+    before = driver.rows()
+    result = driver.do(EACH, *args, client=client, seq=seq)
+    assert isinstance(result, Rejection)
+    assert result.code == "malformed"
+    assert driver.rows() == before
+
+
+def test_older_entries_do_not_have_it() -> None:
+    """A node of the release before would refuse it, so every node does."""
+    driver = Driver()
+    client = driver.do("session.open")
+    payload = operations.pack(client, 1, EACH, ["put", [["a", b""], ["b", b""]]])
+    body = operations.seal([payload], driver.wall_ms, driver.elapsed_ms, version=2)
+    (result,) = driver.apply(bytes((REGULAR,)) + body).results
+    assert isinstance(result, Rejection)
+    assert result.code == "unknown_operation"
+
+
+def test_the_digest_has_no_words_of_a_rejection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release may reword what it tells people, here as everywhere."""
+    digests = []
+    for words in ("one", "another"):
+        driver = Driver()
+        client = driver.do("session.open")
+        refuse = Rejection("no", words)
+        monkeypatch.setitem(
+            driver.machine._registry,
+            "put",
+            driver.machine._registry["put"]._replace(function=lambda *_, r=refuse: r),
+        )
+        driver.do(EACH, "put", [["a", b""], ["b", b""]], client=client, seq=1)
+        digests.append(driver.machine.digest)
+    assert digests[0] == digests[1]
+
+
+# --- the client port ---
+
+
+def submitted(node: FakeNode) -> list[list[tuple[int, str]]]:
+    """Number and name of the requests of each operation that waits."""
+    return [
+        [(seq, name) for seq, name, _ in requests_of(operation)] for operation, _ in node._submitted
+    ]
+
+
+def write(request_id: int, name: str, seq: int, client_id: int = 1, **more: Any) -> list[Any]:
+    """A request of a session."""
+    value = more.get("value", b"v")
+    args = {
+        "put": ["k", value, None, None],
+        "publish": ["t", None, value, None, None],
+        "delete": ["k", None],
+    }[name]
+    return [request_id, name, args, [client_id, seq, 5_000, *more.get("trace", ())]]
+
+
+async def test_what_comes_together_is_one_operation_in_its_order() -> None:
+    """Neighbours of one kind, of one session, with numbers that follow each other, and no more."""
+    async with served() as port:
+        client = await port.open()
+        assert await client.ask(1, "session.open") == [OK, 1]
+        port.node.held = True
+        client.send(
+            write(2, "publish", 1), write(3, "publish", 2), write(4, "publish", 3),
+            write(5, "put", 4), write(6, "put", 5),
+            write(7, "delete", 6), write(8, "delete", 7),
+            [9, "get", ["k", "local"], None],
+            write(10, "put", 8), write(11, "put", 10), write(12, "put", 11),
+            write(13, "put", 12, trace=["why"]),
+            write(14, "put", 13), [15, "put", ["k", b"v", None, None], NO_SESSION],
+            write(16, "put", 14, client_id=2),
+        )  # fmt: skip
+        await until(lambda: port.node.waiting == 14)
+        assert submitted(port.node) == [
+            [(1, "publish"), (2, "publish"), (3, "publish")],
+            [(4, "put"), (5, "put")],
+            [(6, "delete")], [(7, "delete")],
+            [(8, "put")], [(10, "put"), (11, "put")],
+            [(12, "put")], [(13, "put")], [(0, "put")],
+            [(14, "put")],
+        ]  # fmt: skip
+        port.node.release()
+        answers = [await client.receive() for _ in range(15)]
+        found = {request_id: (status, value) for request_id, status, value in answers}
+        assert [found[i] for i in (2, 3, 4, 5, 6, 7, 8)] == [
+            (OK, 1), (OK, 2), (OK, 3), (OK, 4), (OK, 5), (OK, 6), (OK, 0),
+        ]  # fmt: skip
+        assert found[16][0] == ERROR  # there is no session 2
+
+
+async def test_each_is_answered_for_itself() -> None:
+    """One that is refused changes nothing for its neighbours."""
+    async with served() as port:
+        client = await port.open()
+        assert await client.ask(1, "session.open") == [OK, 1]
+        bad = write(3, "publish", 2)
+        bad[2][0] = "no topic at all!"
+        client.send(write(2, "publish", 1), bad, write(4, "publish", 3))
+        first, refused, last = [await client.receive() for _ in range(3)]
+        assert (first, last) == ([2, OK, 1], [4, OK, 2])
+        assert refused[:2] == [3, ERROR]
+        assert refused[2][3]["reason"] == "malformed"
+
+
+async def test_all_get_the_error_of_their_operation() -> None:
+    """None of them is known to have happened."""
+    async with served() as port:
+        client = await port.open()
+        assert await client.ask(1, "session.open") == [OK, 1]
+        port.node.leader = None
+        client.send(*(write(i, "put", i - 1) for i in range(2, 6)))
+        answers = [await client.receive() for _ in range(4)]
+        assert [(each[0], each[1], each[2][1]) for each in answers] == [
+            (i, ERROR, "no_leader") for i in range(2, 6)
+        ]
+
+
+async def test_an_operation_stays_small() -> None:
+    """By number, by the bytes of values, and by all bytes: what is too large goes alone."""
+    async with served() as port:
+        client = await port.open()
+        assert await client.ask(1, "session.open") == [OK, 1]
+        port.node.held = True
+        client.send(*(write(i + 1, "put", i) for i in range(1, EACH_CALLS_MAX + 2)))
+        await until(lambda: port.node.waiting == EACH_CALLS_MAX + 1)
+        assert [len(run) for run in submitted(port.node)] == [EACH_CALLS_MAX, 1]
+        port.node.drop_waiting()
+        at = EACH_CALLS_MAX + 2
+        half = bytes(EACH_VALUE_BYTES_MAX // 2)
+        client.send(*(write(i + 1, "put", i, value=half) for i in range(at, at + 5)))
+        await until(lambda: port.node.waiting == 5)
+        assert [len(run) for run in submitted(port.node)] == [2, 2, 1]
+        port.node.drop_waiting()
+        headers = {"h": "x" * (EACH_BYTES_MAX // 2)}
+        large = [
+            [i + 1, "publish", ["t", None, b"", None, headers], [1, i, 5_000]]
+            for i in range(at + 5, at + 8)
+        ]
+        client.send(*large)
+        await until(lambda: port.node.waiting == 3)
+        assert [len(run) for run in submitted(port.node)] == [1, 1, 1]
+
+
+async def test_older_members_are_not_given_what_they_do_not_know() -> None:
+    """Until the cluster has an entry of the version that has it, each goes alone."""
+    async with served() as port:
+        node = port.node
+        node.machine.entry_version = 2
+        client = await port.open()
+        node.held = True
+        client.send(*(write(i, "put", i) for i in range(1, 4)))
+        await until(lambda: node.waiting == 3)
+        assert [len(run) for run in submitted(node)] == [1, 1, 1]
+
+
+async def test_a_full_node_refuses_each() -> None:
+    """What is over the bound of bytes under way is refused by name, as alone."""
+    async with served() as port:
+        client = await port.open()
+        assert await client.ask(1, "session.open") == [OK, 1]
+        port.server.inflight_bytes = port.server.limits.inflight_bytes_max + 1
+        client.send(write(2, "put", 1), write(3, "put", 2))
+        answers = [await client.receive() for _ in range(2)]
+        assert [(each[0], each[2][1]) for each in answers] == [(2, "overloaded"), (3, "overloaded")]
+
+
+def test_the_form_is_that_of_any_operation() -> None:
+    """`each` with a name and the arguments of each; its number is that of the first."""
+    packed = operations.pack(3, 7, EACH, ["put", [["a", b"1"], ["b", b"2"]]], "ann")
+    assert msgpack.unpackb(packed) == [
+        3, 7, "each", ["put", [["a", b"1"], ["b", b"2"]]], "ann", None,
+    ]  # fmt: skip
+    assert [request[:2] for request in requests_of(packed)] == [(7, "put"), (8, "put")]
