@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from simulation.node.world import World
 
 
+BURSTS = 0.3
+"""So many steps of a client are several operations at once."""
+BURST_MAX = 5
+APART = 1_000
+"""Between the numbers in the history of one client's operations of one burst."""
+
+
 class Registers(ClientsWorkload):
     """Several clients on a few keys."""
 
@@ -63,7 +70,8 @@ class Registers(ClientsWorkload):
 
 
 class RegisterClient(LoopingClient):
-    """Reads and writes, one operation at a time."""
+    """Reads and writes, mostly one operation at a time, else some at once on one connection: those
+    travel together. In the history each of them has a client of its own."""
 
     def __init__(self, world: World, number: int, random: Random, history: History) -> None:
         super().__init__(world, number, random)
@@ -71,6 +79,14 @@ class RegisterClient(LoopingClient):
         self._written = 0
 
     async def operate(self, client: Client) -> None:
+        count = 1
+        if self.random.random() < BURSTS:
+            count = self.random.randint(2, BURST_MAX)
+        async with trio.open_nursery() as nursery:
+            for slot in range(count):
+                nursery.start_soon(self._operate, client, self.number + slot * APART)
+
+    async def _operate(self, client: Client, number: int) -> None:
         options = self.world.options
         key = f"k{self.random.randrange(options.keys)}"
         value: str | None = None
@@ -78,7 +94,7 @@ class RegisterClient(LoopingClient):
             self._written += 1
             value = f"v-{self.number}-{self._written}"
         kind = Kind.READ if value is None else Kind.WRITE
-        operation = self._history.invoke(self.number, kind, key, value, trio.current_time())
+        operation = self._history.invoke(number, kind, key, value, trio.current_time())
         request = client.get(key) if value is None else client.put(key, value.encode())
         answer = await self.ask(f"{kind.value} {key} {value or ''}".strip(), request)
         if answer.outcome is Outcome.OK:
