@@ -7,7 +7,7 @@ import sys
 
 from tests.simulation.fingerprints import fingerprints
 
-SEEDS = 60
+SEEDS = 45
 """With three and with five nodes each."""
 
 
