@@ -9,7 +9,6 @@ May not: decide anything about the data, or know what a request means (requests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -365,17 +364,20 @@ class Connection:
 
     def _submit_run(self, run: _Run) -> None:
         """Start requests that came together: as one operation, if they are several. HOT."""
-        submit, actor = self._server.node.submit, self.actor
-        ids, calls = run.ids, run.calls
-        if len(ids) > 1:
-            together = [run.name, calls]
-            operation = pack_operation(run.client_id, run.first_seq, EACH, together, actor)
+        if len(run.ids) > 1:
+            together = [run.name, run.calls]
+            operation = pack_operation(run.client_id, run.first_seq, EACH, together, self.actor)
             size = len(operation)
             if size <= EACH_BYTES_MAX:
                 self._pending_bytes += size
-                submit(operation, partial(self._all_mutated, ids, size))
+                self._server.node.submit(operation, partial(self._all_mutated, run, size))
                 return
-        for seq, (request_id, args) in enumerate(zip(ids, calls, strict=True), run.first_seq):
+        self._submit_alone(run)
+
+    def _submit_alone(self, run: _Run) -> None:
+        submit, actor = self._server.node.submit, self.actor
+        requests = zip(run.ids, run.calls, strict=True)
+        for seq, (request_id, args) in enumerate(requests, run.first_seq):
             operation = pack_operation(run.client_id, seq, run.name, args, actor)
             size = len(operation)
             self._pending_bytes += size
@@ -458,15 +460,19 @@ class Connection:
         self._pending_bytes -= size
         self.answer(request_id, result)
 
-    def _all_mutated(self, ids: Sequence[int], size: int, results: object) -> None:
+    def _all_mutated(self, run: _Run, size: int, results: object) -> None:
         """Each of them has a result, or all the same error. HOT."""
         self._pending_bytes -= size
         answer = self.answer
         if isinstance(results, list):
-            for request_id, result in zip(ids, results, strict=True):
+            for request_id, result in zip(run.ids, results, strict=True):
                 answer(request_id, result)
+        elif isinstance(results, Rejection):
+            # A new leader that had not applied yet what the others had wrote an older entry, which
+            # does not have it: none of them happened.
+            self._submit_alone(run)
         else:
-            for request_id in ids:
+            for request_id in run.ids:
                 answer(request_id, results)
 
 

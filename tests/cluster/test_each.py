@@ -249,6 +249,27 @@ async def test_older_members_are_not_given_what_they_do_not_know() -> None:
         assert [len(run) for run in submitted(node)] == [1, 1, 1]
 
 
+async def test_what_an_older_entry_refuses_goes_alone() -> None:
+    """A leader that has not applied the first entry of the version yet may write one before it."""
+    async with served() as port:
+        client = await port.open()
+        assert await client.ask(1, "session.open") == [OK, 1]
+        submit, together = port.node.submit, []
+
+        def refusing(operation: bytes, done: Any) -> None:
+            if len(requests_of(operation)) > 1:
+                together.append(operation)
+                done(Rejection("unknown_operation", "there is none"))
+            else:
+                submit(operation, done)
+
+        port.node.submit = refusing  # type: ignore[method-assign]
+        client.send(write(2, "put", 1), write(3, "put", 2), write(4, "put", 3))
+        assert [await client.receive() for _ in range(3)] == [[2, OK, 1], [3, OK, 2], [4, OK, 3]]
+        assert len(together) == 1
+        assert port.server.inflight_bytes == 0
+
+
 async def test_a_full_node_refuses_each() -> None:
     """What is over the bound of bytes under way is refused by name, as alone."""
     async with served() as port:
