@@ -240,6 +240,15 @@ async def test_an_event_from_before_a_handler_was_there_is_not_said_to_be_done(
         assert row["stage"] == "before_start"
 
 
+async def hand_out_again(fleet: Fleet) -> int:
+    """Handler h gets its first event once more; returns the revision of the fact that says so."""
+    fleet.cluster.put("k")
+    await fleet.until_done("h")
+    replay = fleet.cluster.do("replay.start", "hook.h", 1, 1)
+    fleet.cluster.do("replay.step", replay, 10)
+    return fleet.cluster.revision
+
+
 async def test_an_event_that_is_handed_out_again_is_for_one_group_alone(clock: MockClock) -> None:
     """The handler that it names has it as what it was; for the others it is the plain fact."""
     async with a_fleet() as fleet:
@@ -248,11 +257,7 @@ async def test_an_event_that_is_handed_out_again_is_for_one_group_alone(clock: M
         fleet.handle("watcher", at_once, pattern="hooks.group.>")
         (a,) = await fleet.start("a")
         await settle(fleet)
-        fleet.cluster.put("k")
-        await fleet.until_done("h")
-        replay = fleet.cluster.do("replay.start", "hook.h", 1, 1)
-        fleet.cluster.do("replay.step", replay, 10)
-        fact = fleet.cluster.revision
+        fact = await hand_out_again(fleet)
         await fleet.until_done("h")
         rows = await explained(fleet, a, revision=fact)
         assert (rows["h"]["stage"], rows["watcher"]["stage"]) == ("done", "done")
@@ -302,11 +307,7 @@ async def test_an_event_whose_original_is_gone_is_still_the_fact_of_others(
         fleet.handle("watcher", at_once, pattern="hooks.group.>")
         (a,) = await fleet.start("a")
         await settle(fleet)
-        fleet.cluster.put("k")
-        await fleet.until_done("h")
-        replay = fleet.cluster.do("replay.start", "hook.h", 1, 1)
-        fleet.cluster.do("replay.step", replay, 10)
-        fact = fleet.cluster.revision
+        fact = await hand_out_again(fleet)
         await fleet.until_done("watcher")
         fleet.cluster.trim(1)
         rows = await explained(fleet, a, revision=fact)
