@@ -28,8 +28,8 @@ from cluster.corruption import CorruptState, storage_error
 from cluster.logs import NodeLog
 from cluster.storage import Storage
 from pubsub import log
-from pubsub.events import Event
 from pubsub.limits import INDEX_LAG_EVENTS_MAX, READ_BYTES_MAX
+from pubsub.log import Columns
 from pubsub.store import event_index, event_query
 from pubsub.store.event_merge import Merger
 from pubsub.store.event_query import Source
@@ -41,7 +41,7 @@ BUSY_LATE_S: Final = 0.002  # who is woken so much too late shares the loop with
 BUSY_EVENTS: Final = 200  # in LOOK_EVERY_S: more than that, and the write path needs the time
 BUSY_SHARE: Final = 0.1  # of the loop's time, while entries are applied at all
 RETRY_S: Final = 5.0  # after the disk refused
-SLICE_EVENTS: Final = 96  # half a millisecond: a request that arrives meanwhile waits for it
+SLICE_EVENTS: Final = 256  # half a millisecond: a request that arrives meanwhile waits for it
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024  # written since the last one
 CACHE_BYTES: Final = 4 * 1024 * 1024
 PAGE_BYTES: Final = 4096
@@ -60,8 +60,8 @@ class FollowedLog(Protocol):
     def first_revision(self) -> int:
         """Of the oldest one that is left."""
 
-    def read(self, from_revision: int, events_max: int, bytes_max: int) -> list[Event]:
-        """As `pubsub.log.read`."""
+    def columns(self, from_revision: int, events_max: int, bytes_max: int) -> Columns | None:
+        """As `pubsub.log.columns`."""
 
 
 class FollowedState:
@@ -82,11 +82,10 @@ class FollowedState:
         except apsw.Error as error:
             raise storage_error(connection.filename, error) from error
 
-    def read(self, from_revision: int, events_max: int, bytes_max: int) -> list[Event]:
+    def columns(self, from_revision: int, events_max: int, bytes_max: int) -> Columns | None:
         connection = self._storage.machine.connection
-        tail = self._storage.tail
         try:
-            return log.read_events(tail, connection, from_revision, events_max, bytes_max)
+            return log.columns(connection, from_revision, events_max, bytes_max)
         except apsw.Error as error:
             raise storage_error(connection.filename, error) from error
 
@@ -317,6 +316,8 @@ class EventIndex:
         if first != self._trimmed_to:
             self._trimmed_to = first
             self._merger.trimmed(first)
+            if self._recent.last_revision < first - 1:
+                self._begin(first)
         if self._merger.has_work and (self._merges_next or not self.lag):
             self._written_bytes += 8 * self._merger.step(first)
             self._merges_next = False
@@ -326,22 +327,22 @@ class EventIndex:
 
     def _take(self) -> None:
         recent = self._recent
-        room = recent.room()
-        if room <= 0:
+        following = recent.last_revision + 1
+        events = None
+        if recent.takes(following):
+            events = self._log.columns(following, SLICE_EVENTS, READ_BYTES_MAX)
+            if events is None:
+                return
+            following = events.revisions[0]
+        if events is None or not recent.takes(following):
             assert self._connection is not None, "opened"
             assert self._merger is not None, "opened"
             self._written_bytes += 8 * event_index.flush(self._connection, recent)
             self._merger.flushed()
             self._begin(recent.last_revision + 1)
             return
-        following = recent.last_revision + 1
-        events = self._log.read(following, min(room, SLICE_EVENTS), READ_BYTES_MAX)
-        if not events:
-            return
         if recent.newest is None:
-            recent = self._begin(events[0].revision)
-        if events[-1].revision >> 32 != recent.first_revision >> 32:
-            events = [each for each in events if not (each.revision ^ recent.first_revision) >> 32]
+            recent = self._begin(following)
         recent.add(events)
 
     def _begin(self, first_revision: int) -> Recent:
@@ -361,9 +362,9 @@ class EventIndex:
         if known.revision > self._log.revision:
             return False
         if known.revision:
-            found = self._log.read(known.revision, 1, 1)
-            is_there = bool(found) and found[0].revision == known.revision
-            if is_there and (found[0].log_index, found[0].wall_ms) != known[2:]:
+            found = self._log.columns(known.revision, 1, 1)
+            is_there = found is not None and found.revisions[0] == known.revision
+            if found is not None and is_there and found[-2:] != known[2:]:
                 self._distrusted = f"event {known.revision} is another one"
                 self._let_go()
                 self._open()

@@ -11,12 +11,12 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import apsw
 import msgpack
 
-from pubsub.events import Event, array_header, decode, topic_name
+from pubsub.events import Event, Meta, array_header, decode, topic_name
 from pubsub.limits import (
     SEGMENT_BYTES_MAX,
     TAIL_BYTES_MAX,
@@ -109,6 +109,49 @@ def read(
         if not collected.add(Batch(*row), from_revision):
             break
     return collected.events
+
+
+class Columns(NamedTuple):
+    """Events as they are stored, field by field: for whoever looks at all of them and needs no
+    `Event` of each. None of the fields is empty."""
+
+    revisions: Sequence[int]
+    topics: Sequence[int | str]
+    keys: Sequence[str | None]
+    metas: Sequence[Meta | None]
+    log_index: int  # of the last of them, with its time
+    wall_ms: int
+
+
+def columns(
+    connection: apsw.Connection, from_revision: int, events_max: int, bytes_max: int
+) -> Columns | None:
+    """The events that `read` would give, or one entry more than `bytes_max`; None if none."""
+    revisions: list[int] = []
+    events: list[Any] = []
+    last = 0, 0
+    for first, count, *at, blob in connection.execute(_SELECT_FROM, (from_revision,)):
+        skip = max(0, from_revision - first)
+        if skip >= count:
+            continue
+        stored = msgpack.unpackb(blob, use_list=False, strict_map_key=False)
+        part = stored[skip : skip + events_max - len(events)]
+        if None in part:  # retention was here
+            there = [n for n, each in enumerate(part) if each is not None]
+            revisions += [first + skip + n for n in there]
+            part = [part[n] for n in there]
+        else:
+            revisions += range(first + skip, first + skip + len(part))
+        if part:
+            events += part
+            last = at
+        bytes_max -= len(blob)
+        if len(events) >= events_max or bytes_max <= 0:
+            break
+    if not events:
+        return None
+    topics, keys, _, metas = zip(*events, strict=True)
+    return Columns(revisions, topics, keys, metas, *last)
 
 
 def event_at(connection: apsw.Connection, revision: int) -> Event | None:

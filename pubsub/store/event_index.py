@@ -4,9 +4,11 @@ It belongs to one node and is derived from the log alone: it may be lost, be beh
 anew, and every query still answers the same. So it is made for cheap writing. A posting is one
 integer, the hash of a term and the revision of an event that has it. The newest events' postings
 are in memory (`Recent`); when there are enough, they become a *run*: a sorted, immutable list of
-postings in blocks, written in one go. Sixteen neighbouring runs are merged into one of the next
-level, a bounded step at a time. Every run covers a range of revisions of its own, so that a query
-takes run after run, from the newest or from the oldest end, and stops when its page is full.
+postings in blocks, written in one go. A term that all events of a run have, as an actor or a topic
+often is one, has no postings there: the run names it. Sixteen neighbouring runs are merged into one
+of the next level, a bounded step at a time. Every run covers a range of revisions of its own, so
+that a query takes run after run, from the newest or from the oldest end, and stops when its page is
+full.
 
 A hash is no proof: whoever reads events by the index looks at the events themselves.
 
@@ -17,15 +19,15 @@ that is gone is found here and not in the log.
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import apsw
 import msgpack
 
 from pubsub.limits import INDEX_RUN_TOPICS_BYTES_MAX, INDEX_RUN_TOPICS_MAX
-from pubsub.store.event_terms import LOW, TOPIC, Recent
+from pubsub.store.event_terms import LOW, Recent
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 BLOCK_POSTINGS: Final = 500  # 4000 bytes: one page of the file, what a lookup reads
 
@@ -46,7 +48,8 @@ CREATE TABLE runs(
     first_revision INTEGER NOT NULL,
     last_revision INTEGER NOT NULL,
     blocks INTEGER NOT NULL,
-    topics BLOB                      -- msgpack, sorted; nil: too many to list
+    topics BLOB,                     -- msgpack, sorted; nil: too many to list
+    everywhere BLOB NOT NULL         -- msgpack: hashes of terms that all of its revisions have
 ) STRICT;
 CREATE TABLE fences(
     run INTEGER NOT NULL,
@@ -60,6 +63,8 @@ CREATE TABLE blocks(
 ) STRICT;
 """
 
+RUN: Final = "SELECT id, level, first_revision, last_revision, blocks, everywhere FROM runs"
+
 
 class Run(NamedTuple):
     """A sorted list of postings on disk."""
@@ -69,6 +74,14 @@ class Run(NamedTuple):
     first_revision: int
     last_revision: int
     blocks: int
+    everywhere: tuple[int, ...]  # hashes without postings: of terms that all its revisions have
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> "Run":
+        """From a row of `RUN`."""
+        number, level, first, last, blocks, everywhere = row
+        unpacked = msgpack.unpackb(everywhere, use_list=False)
+        return cls(number, level, first, last, blocks, unpacked)
 
 
 class Position(NamedTuple):
@@ -102,11 +115,11 @@ def position(connection: apsw.Connection) -> Position | None:
 def runs(connection: apsw.Connection, first: int = 0, last: int = 1 << 62) -> list[Run]:
     """The runs that have revisions from `first` to `last`, the oldest first."""
     rows = connection.execute(
-        "SELECT id, level, first_revision, last_revision, blocks FROM runs"
-        " WHERE state = ? AND first_revision <= ? AND last_revision >= ? ORDER BY first_revision",
+        f"{RUN} WHERE state = ? AND first_revision <= ? AND last_revision >= ?"
+        " ORDER BY first_revision",
         (LIVE, last, first),
     )
-    return [Run(*row) for row in rows]
+    return [Run.of(row) for row in rows]
 
 
 def topics(connection: apsw.Connection, run: Run) -> list[str] | None:
@@ -133,6 +146,9 @@ def revisions(
     low, high = max(low, run.first_revision), min(high, run.last_revision)
     if low > high:
         return []
+    if number in run.everywhere:
+        few = slice(-limit, None) if descending else slice(limit)
+        return list(range(low, high + 1)[few])[:: -1 if descending else 1]
     prefix = number << 32
     begin, end = prefix | low & LOW, prefix | high & LOW
     at = block_of(connection, run, end if descending else begin)
@@ -155,6 +171,8 @@ def among(
     connection: apsw.Connection, run: Run, number: int, candidates: Sequence[int]
 ) -> list[int]:
     """Those of some revisions of the run, in ascending order, that may have the term."""
+    if number in run.everywhere:
+        return list(candidates)
     prefix = number << 32
     block = array("q")
     found: list[int] = []
@@ -175,6 +193,8 @@ def estimate(connection: apsw.Connection, run: Run, number: int, low: int, high:
     low, high = max(low, run.first_revision), min(high, run.last_revision)
     if low > high:
         return 0
+    if number in run.everywhere:
+        return high - low + 1
     prefix = number << 32
     begin = block_of(connection, run, prefix | low & LOW)
     blocks = block_of(connection, run, prefix | high & LOW) - begin
@@ -185,29 +205,36 @@ def flush(connection: apsw.Connection, recent: Recent) -> int:
     """Make a run of the newest events, and that it is one, in one transaction; its size."""
     newest = recent.newest
     assert newest is not None, "there is something to write"
-    found = recent.postings()
+    found, everywhere = recent.postings()
     with connection:
         run = new_run(
             connection, LIVE, 0, recent.first_revision, recent.last_revision,
-            listed_topics(recent.terms[TOPIC]),
+            listed_topics(recent.topics), everywhere,
         )  # fmt: skip
-        append(connection, run, found)
+        if found:
+            append(connection, run, found)
         connection.execute(
             "UPDATE position SET revision = ?, log_index = ?, wall_ms = ?",
-            (recent.last_revision, newest.log_index, newest.wall_ms),
+            (recent.last_revision, *newest),
         )
     return len(found)
 
 
 def new_run(
-    connection: apsw.Connection, state: int, level: int, first: int, last: int, listed: bytes | None
+    connection: apsw.Connection,
+    state: int,
+    level: int,
+    first: int,
+    last: int,
+    listed: bytes | None,
+    everywhere: Sequence[int],
 ) -> Run:
     row = connection.execute(
-        "INSERT INTO runs(state, level, first_revision, last_revision, blocks, topics)"
-        " VALUES(?, ?, ?, ?, 0, ?) RETURNING id",
-        (state, level, first, last, listed),
+        "INSERT INTO runs(state, level, first_revision, last_revision, blocks, topics, everywhere)"
+        " VALUES(?, ?, ?, ?, 0, ?, ?) RETURNING id",
+        (state, level, first, last, listed, msgpack.packb(everywhere)),
     ).get
-    return Run(int(row), level, first, last, 0)
+    return Run(int(row), level, first, last, 0, tuple(everywhere))
 
 
 def append(connection: apsw.Connection, run: Run, postings: list[int]) -> Run:

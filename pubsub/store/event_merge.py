@@ -15,6 +15,7 @@ from pubsub.store.event_index import (
     DEAD,
     GROWING,
     LIVE,
+    RUN,
     Run,
     append,
     block_of,
@@ -40,11 +41,8 @@ class Merger:
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
         self._merges: dict[int, _Merge] = {}
-        for row in connection.execute(
-            "SELECT id, level, first_revision, last_revision, blocks FROM runs WHERE state = ?",
-            (GROWING,),
-        ).fetchall():
-            run = Run(*row)  # type: ignore[arg-type]
+        for row in connection.execute(f"{RUN} WHERE state = ?", (GROWING,)).fetchall():
+            run = Run.of(row)
             self._merges[run.level] = _Merge(connection, run)
         self._dead = [
             row[0]
@@ -121,10 +119,13 @@ class Merger:
             known = event_index.topics(self._connection, run)
             listed = None if listed is None or known is None else listed.union(known)
         first, last = inputs[0].first_revision, inputs[-1].last_revision
+        everywhere = set(inputs[0].everywhere).intersection(*(run.everywhere for run in inputs))
+        if sum(run.last_revision - run.first_revision + 1 for run in inputs) < last - first + 1:
+            everywhere = set()  # there are gaps between them
         with self._connection:
             run = new_run(
                 self._connection, GROWING, inputs[0].level + 1, first, last,
-                None if listed is None else event_index.listed_topics(listed),
+                None if listed is None else event_index.listed_topics(listed), sorted(everywhere),
             )  # fmt: skip
         return _Merge(self._connection, run)
 
@@ -160,7 +161,14 @@ class _Merge:
         written = -1
         if target.blocks:
             written = read_block(connection, target.id, target.blocks - 1)[-1]
-        self._readers = [_Reader(connection, run, written) for run in self._inputs]
+        self._readers: list[_Reader | _Everywhere] = [
+            _Reader(connection, run, written) for run in self._inputs
+        ]
+        self._readers += [
+            _Everywhere(run, number, written)
+            for run in self._inputs
+            for number in set(run.everywhere).difference(target.everywhere)
+        ]
 
     def covers(self, run: Run) -> bool:
         first, last = self._target.first_revision, self._target.last_revision
@@ -226,3 +234,25 @@ class _Reader:
         postings, at = self._postings, self._at
         self._at = len(postings) if bound >= self.last else bisect_right(postings, bound, at)
         return postings[at : self._at]
+
+
+class _Everywhere:
+    """A term that all events of one input have and those of others do not: it gets postings."""
+
+    __slots__ = ("_end", "_next", "last")
+
+    def __init__(self, run: Run, number: int, written: int) -> None:
+        prefix = number << 32
+        self._next = max(prefix | run.first_revision & LOW, written + 1)
+        self._end = prefix | run.last_revision & LOW
+        self.last = -1
+
+    def fill(self) -> bool:
+        """As `_Reader.fill`."""
+        self.last = min(self._next + event_index.BLOCK_POSTINGS - 1, self._end)
+        return self._next <= self._end
+
+    def take(self, bound: int) -> list[int]:
+        """As `_Reader.take`."""
+        begin, self._next = self._next, max(self._next, min(bound, self.last) + 1)
+        return list(range(begin, self._next))

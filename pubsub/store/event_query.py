@@ -10,7 +10,6 @@ The work of a page is proportional to what it finds, and bounded: a page that re
 where to go on, and may hold few events or none.
 """
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -123,24 +122,23 @@ class RecentSource:
     def __init__(self, recent: Recent) -> None:
         self.first_revision = recent.first_revision
         self.last_revision = recent.last_revision  # more may come while we read
-        self._terms = recent.terms
+        self._recent = recent
 
     def topics(self) -> list[str] | None:
-        return sorted(self._terms[TOPIC])  # in one go: a writer may add to it
+        return sorted(self._recent.topics)  # in one go: a writer may add to it
 
     def revisions(
         self, term: Term, low: int, high: int, limit: int, *, descending: bool
     ) -> list[int]:
-        known = self._terms[term.kind].get(term.value, [])
-        found = known[bisect_left(known, low) : bisect_right(known, high)]
+        found = self._recent.revisions(term, low, high)
         return found[::-1] if descending else found
 
     def among(self, term: Term, candidates: Sequence[int]) -> list[int]:
-        known = frozenset(self._terms[term.kind].get(term.value, ()))
+        known = frozenset(self._recent.revisions(term, candidates[0], candidates[-1]))
         return [each for each in candidates if each in known]
 
     def estimate(self, term: Term, low: int, high: int) -> int:
-        return len(self._terms[term.kind].get(term.value, ()))
+        return len(self._recent.revisions(term, low, high))
 
 
 def sources(connection: apsw.Connection | None, recent: Recent | None) -> list[Source]:

@@ -101,14 +101,13 @@ def build(folder: Path, connection: Any, events: int) -> Recent:
 
     while recent.last_revision < events or merger.has_work:
         if recent.last_revision < events:
-            room, following = recent.room(), recent.last_revision + 1
-            if room <= 0:
+            following, most = recent.last_revision + 1, indexing.SLICE_EVENTS
+            if not recent.takes(following):
                 written += timed("flush", lambda: event_index.flush(index, recent))  # noqa: B023
                 merger.flushed()
                 recent = Recent(following)
                 continue
-            most = min(room, indexing.SLICE_EVENTS)
-            found = timed("read", lambda: log.read(connection, following, most, 1 << 20))  # noqa: B023
+            found = timed("read", lambda: log.columns(connection, following, most, 1 << 20))  # noqa: B023
             timed("add", lambda: recent.add(found))  # noqa: B023
         if merger.has_work:
             written += timed("merge", lambda: merger.step(1))

@@ -16,7 +16,7 @@ from cluster.errors import Malformed
 from cluster.indexing import Parts
 from cluster.server import ServerLimits
 from pubsub import log
-from pubsub.events import Event
+from pubsub.log import Columns
 from pubsub.store import event_index, event_query
 from pubsub.store.event_terms import Recent
 from tests.cluster.client_cluster import Cluster, client_of, cluster_of, outcome_of
@@ -135,7 +135,7 @@ class IndexOfFile:
         self.path = path
         self.distrusted: list[apsw.Error] = []
 
-    def build(self, events: list[Event]) -> None:
+    def build(self, events: Columns) -> None:
         """Everything in one run."""
         connection = indexing._connect(self.path)
         connection.reserve_bytes(reserve=8)
@@ -166,8 +166,8 @@ async def test_an_index_that_breaks_changes_no_answer(tmp_path: Path) -> None:
     """A reader that meets a corrupt page answers without the index, and tells."""
     async with store() as (cluster, client):
         index = IndexOfFile(tmp_path / "index.db")
-        events = log.read(cluster.node.machine.connection, 1, 100, 1 << 20)
-        assert isinstance(events, list)
+        events = log.columns(cluster.node.machine.connection, 1, 100, 1 << 20)
+        assert events is not None
         index.build(events)
         cluster.node.open_index = index.open  # type: ignore[method-assign]
         assert await found(client, key="key-7") == [7]

@@ -19,8 +19,8 @@ from cluster.blocking import in_thread
 from cluster.indexing import LOOK_EVERY_S, RETRY_S, EventIndex
 from cluster.logs import NodeLog
 from pubsub import log
-from pubsub.events import Event
 from pubsub.limits import INDEX_LAG_EVENTS_MAX
+from pubsub.log import Columns
 from pubsub.store import event_index, event_query
 from pubsub.store.event_query import Filter, RecentSource, RunSource
 from pubsub.store.event_terms import RUN_EVENTS, Recent
@@ -50,10 +50,8 @@ class FakeLog:
     def first_revision(self) -> int:
         return log.first_revision(self.connection)
 
-    def read(self, from_revision: int, events_max: int, bytes_max: int) -> list[Event]:
-        found = log.read(self.connection, from_revision, events_max, bytes_max)
-        assert isinstance(found, list)
-        return found
+    def columns(self, from_revision: int, events_max: int, bytes_max: int) -> Columns | None:
+        return log.columns(self.connection, from_revision, events_max, bytes_max)
 
 
 class Home:
@@ -128,13 +126,13 @@ async def test_a_restart_goes_on_where_the_file_ends(
     await lived(first)
     first.index.close()
     read: list[int] = []
-    whole = followed.read
+    whole = followed.columns
 
-    def watched(from_revision: int, events_max: int, bytes_max: int) -> list[Event]:
+    def watched(from_revision: int, events_max: int, bytes_max: int) -> Columns | None:
         read.append(from_revision)
         return whole(from_revision, events_max, bytes_max)
 
-    followed.read = watched  # type: ignore[method-assign]
+    followed.columns = watched  # type: ignore[method-assign]
     second = Home(tmp_path, followed)
     await lived(second)
     assert min(read) == 2 * RUN_EVENTS  # the proof, and then what follows
