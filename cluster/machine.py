@@ -66,9 +66,7 @@ class Applied:
     index: int
     term: int
     results: list[Any]  # one for each operation of the entry
-    first_revision: int  # of the events; also where the next one goes when there are none
-    count: int
-    packed_events: list[bytes]
+    batch: log.Batch | None  # its events, if it made any
     wall_ms: int  # the cluster's clock at this entry
     trimmed_to: int  # the newest event that retention took in this entry, or 0
     digest: bytes  # of the state after it
@@ -127,7 +125,7 @@ class Machine:
     def apply(self, index: int, term: int, command: bytes) -> Applied:
         """Apply the entry at `index`. One that was applied before is ignored: it has no results."""
         if index <= self.applied_index:
-            return Applied(index, term, [], self.revision + 1, 0, [], self.wall_ms, 0, self.digest)
+            return Applied(index, term, [], None, self.wall_ms, 0, self.digest)
         if self._failed or index != self.applied_index + 1:
             raise AssertionError(f"entry {index} after {self.applied_index}")
         self._failed = True
@@ -327,24 +325,27 @@ class Machine:
     def _finish(self, index: int, term: int, command: bytes, results: list[Any]) -> Applied:
         """Store what the entry left in memory: results, events, and how far the state is now."""
         apply = self._apply
-        first_revision, count = self.revision + 1, len(apply.packed_events)
         self._sessions.flush(index, apply.elapsed_ms)
+        batch = None
+        count = apply.revision - self.revision
         if count:
-            log.append(self.connection, first_revision, index, apply.wall_ms, apply.packed_events)
+            batch = log.Batch.joined(
+                self.revision + 1, index, apply.wall_ms, apply.packed_events, count
+            )
+            log.append(self.connection, batch)
         digest = blake2b(self.digest, digest_size=DIGEST_BYTES)
         digest.update(self._pack((index, term, apply.revision, self._next_client_id)))
         digest.update(command)
         # a release may reword what it tells people
         digest.update(self._pack(_without_words(results)))
-        digest.update(b"".join(apply.packed_events))
+        for packed in apply.packed_events:
+            digest.update(packed)
         digested = digest.digest()
         return Applied(
             index=index,
             term=term,
             results=results,
-            first_revision=first_revision,
-            count=count,
-            packed_events=apply.packed_events,
+            batch=batch,
             wall_ms=apply.wall_ms,
             trimmed_to=apply.trimmed_to,
             digest=digested,

@@ -127,8 +127,9 @@ def _are_plain(items: list[Any]) -> bool:
 
 def _publish_plain(apply: Entry, items: list[Any]) -> list[Any]:
     first = apply.revision + 1
+    meta = apply.meta
     apply.emit_all(
-        ((topic, key, (payload, None, None)) for topic, key, payload, _, _ in items), apply.meta
+        [(topic, key, (payload, None, None), meta) for topic, key, payload, _, _ in items]
     )
     published = apply.published
     for revision, item in enumerate(items, first):

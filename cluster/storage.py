@@ -104,10 +104,8 @@ class Storage:
         applied = self.machine.apply(index, term, command)
         if applied.trimmed_to:
             self.tail.forget(applied.trimmed_to)
-        if applied.count:
-            self.tail.append(
-                applied.first_revision, applied.index, applied.wall_ms, applied.packed_events
-            )
+        if applied.batch is not None:
+            self.tail.append(applied.batch)
         self._on_applied(applied)
         return applied.results
 

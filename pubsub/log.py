@@ -65,6 +65,29 @@ class Batch:
         self.blob = blob
         self._events: list[Event] | None = None
 
+    @classmethod
+    def joined(
+        cls,
+        first_revision: int,
+        log_index: int,
+        wall_ms: int,
+        packed_events: Sequence[bytes],
+        count: int | None = None,
+    ) -> "Batch":
+        """Of packed events; with a `count` where some of them stand together already."""
+        count = len(packed_events) if count is None else count
+        blob = array_header(count) + b"".join(packed_events)
+        return cls(first_revision, count, log_index, wall_ms, blob)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Batch) and self.stored() == other.stored()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def stored(self) -> tuple[int, int, int, int, bytes]:
+        """Its row."""
+        return self.first_revision, self.count, self.log_index, self.wall_ms, self.blob
+
     def events(self, from_revision: int, events_max: int) -> list[Event]:
         """The events from `from_revision` on; only those are decoded."""
         skip = max(0, from_revision - self.first_revision)
@@ -80,18 +103,9 @@ class Batch:
             self._events = self.events(self.first_revision, self.count)
 
 
-def append(
-    connection: apsw.Connection,
-    first_revision: int,
-    log_index: int,
-    wall_ms: int,
-    packed_events: Sequence[bytes],
-) -> None:
-    """Store the packed events of one entry; `first_revision` follows the newest one stored."""
-    connection.execute(
-        "INSERT INTO event_batches VALUES(?, ?, ?, ?, ?)",
-        (first_revision, len(packed_events), log_index, wall_ms, _join(packed_events)),
-    )
+def append(connection: apsw.Connection, batch: Batch) -> None:
+    """Store the events of one entry; they follow the newest one stored."""
+    connection.execute("INSERT INTO event_batches VALUES(?, ?, ?, ?, ?)", batch.stored())
 
 
 def read(
@@ -270,7 +284,7 @@ def take_out(connection: apsw.Connection, batch: Batch, kept: Sequence[Place]) -
         parts[place.revision - batch.first_revision] = batch.blob[place.start : place.end]
     connection.execute(
         "UPDATE event_batches SET events = ? WHERE first_revision = ?",
-        (_join(parts), batch.first_revision),
+        (array_header(len(parts)) + b"".join(parts), batch.first_revision),
     )
 
 
@@ -295,19 +309,14 @@ class Tail:
         """The oldest revision held, or None while the tail is empty."""
         return self._batches[0].first_revision if self._batches else None
 
-    def append(
-        self, first_revision: int, log_index: int, wall_ms: int, packed_events: Sequence[bytes]
-    ) -> None:
+    def append(self, batch: Batch) -> None:
         """Remember a batch that was just applied; a gap (a snapshot came in) empties the tail."""
-        if not packed_events:
-            return
         batches = self._batches
-        if batches and batches[-1].first_revision + batches[-1].count != first_revision:
+        if batches and batches[-1].first_revision + batches[-1].count != batch.first_revision:
             self.clear()
-        blob = _join(packed_events)
-        batches.append(Batch(first_revision, len(packed_events), log_index, wall_ms, blob))
-        self._events += len(packed_events)
-        self._bytes += len(blob)
+        batches.append(batch)
+        self._events += batch.count
+        self._bytes += len(batch.blob)
         while (self._events > self._events_max or self._bytes > self._bytes_max) and (
             len(batches) > 1
         ):
@@ -377,10 +386,6 @@ class _Collected:
             self.bytes_left -= event.size_bytes
             events.append(event)
         return len(events) < self.events_max and self.bytes_left > 0
-
-
-def _join(packed_events: Sequence[bytes]) -> bytes:
-    return array_header(len(packed_events)) + b"".join(packed_events)
 
 
 def _first_revision(batch: Batch) -> int:

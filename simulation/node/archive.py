@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from pubsub.events import Event, array_header
+from pubsub.events import Event
 from pubsub.log import Batch
 
 
@@ -17,13 +17,9 @@ class Archive:
         self.seen_s: list[float] = []  # when somebody first applied it
         self._now = now
 
-    def note(
-        self, first_revision: int, log_index: int, wall_ms: int, packed_events: Sequence[bytes]
-    ) -> None:
+    def note(self, batch: Batch) -> None:
         """A node has applied an entry that made events."""
+        first_revision, count = batch.first_revision, batch.count
         if first_revision == len(self.events) + 1:
-            count = len(packed_events)
-            blob = array_header(count) + b"".join(packed_events)
-            batch = Batch(first_revision, count, log_index, wall_ms, blob)
             self.events += batch.events(first_revision, count)
             self.seen_s += [self._now()] * count

@@ -8,7 +8,7 @@ was told first, ask `raise_broken`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from hashlib import blake2b
@@ -23,6 +23,7 @@ from cluster.raft.core import Core
 from cluster.raft.log import Entry
 from cluster.raft.sqlite_log import SqliteLog
 from cluster.raft.stock import Message
+from pubsub.log import Batch
 from simulation.invariants import Invariants
 from simulation.node.archive import Archive
 from simulation.node.cursors import Cursors
@@ -141,11 +142,9 @@ class Observer:
         tail = node.storage.tail
         append = tail.append
 
-        def watched_append(
-            first_revision: int, log_index: int, wall_ms: int, packed_events: Sequence[bytes]
-        ) -> None:
-            self.archive.note(first_revision, log_index, wall_ms, packed_events)
-            append(first_revision, log_index, wall_ms, packed_events)
+        def watched_append(batch: Batch) -> None:
+            self.archive.note(batch)
+            append(batch)
 
         tail.append = watched_append  # type: ignore[method-assign]
 

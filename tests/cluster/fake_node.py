@@ -172,9 +172,8 @@ class FakeNode:
         command = bytes((REGULAR,)) + seal(operations, self.clock_ms, self.clock_ms)
         applied = machine.apply(max(machine.applied_index, 1) + 1, 1, command)
         self.tail.forget(applied.trimmed_to)
-        self.tail.append(
-            applied.first_revision, applied.index, applied.wall_ms, applied.packed_events
-        )
+        if applied.batch is not None:
+            self.tail.append(applied.batch)
         for (_, done), result in zip(submitted, applied.results, strict=True):
             done(result)
 

@@ -76,7 +76,7 @@ def fill(connection: Any, shape: str, events: int, batch: int) -> None:
             if shape == "unique" and revision % 10:
                 meta += [chain, revision - 1]
             packed.append(msgpack.packb([topic, key, [payload, None, None], meta]))
-        log.append(connection, first, first // batch + 2, first * 10, packed)
+        log.append(connection, log.Batch.joined(first, first // batch + 2, first * 10, packed))
     connection.execute("COMMIT")
     state.checkpoint(connection)
 

@@ -40,7 +40,8 @@ class FakeLog:
         following = first or self.revision + 1
         for revision in range(following, following + events):
             packed = msgpack.packb(["t", f"key-{revision}", [b"", None, None], None])
-            log.append(self.connection, revision, revision + 5, revision, [packed])
+            batch = log.Batch.joined(revision, revision + 5, revision, [packed])
+            log.append(self.connection, batch)
 
     @property
     def revision(self) -> int:

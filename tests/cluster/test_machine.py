@@ -112,7 +112,7 @@ def test_two_machines_agree_though_one_restarts(tmp_path: Path) -> None:
             restarting.reopen()
             for old in entries[max(0, position - 5) : position + 1]:
                 again = restarting.machine.apply(*old)
-                assert (again.results, again.count) == ([], 0)
+                assert (again.results, again.batch) == ([], None)
     assert steady.machine.digest == restarting.machine.digest
     steady.machine.commit()
     restarting.machine.commit()
@@ -181,7 +181,7 @@ def test_a_crash_applies_again_exactly_what_is_missing(tmp_path: Path) -> None:
         present = machine.applied_index - 1
         again = [machine.apply(*entry) for entry in entries]
         assert again[present:] == applied[present:]
-        assert not any(repeated.results or repeated.count for repeated in again[:present])
+        assert not any(repeated.results or repeated.batch for repeated in again[:present])
         assert machine.digest == driver.machine.digest
         machine.commit()
         assert dump(machine.connection) == rows
@@ -238,7 +238,7 @@ def test_apply_is_total(payloads: list[bytes]) -> None:
         assert len(applied.results) == 1
         if isinstance(applied.results[0], Rejection):
             assert kept(driver) == before
-            assert applied.count == 0
+            assert applied.batch is None
         assert driver.machine.digest != digest
     driver.connection.close()
 

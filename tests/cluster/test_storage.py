@@ -135,7 +135,10 @@ def test_what_is_applied_is_reported_and_in_the_tail(
     home = homes(tmp_path / "a")
     assert home.write("x", "y") == [1, 2]
     assert home.write("x") == [3]
-    assert [(applied.index, applied.count) for applied in home.applied] == [(2, 2), (3, 1)]
+    assert [(applied.index, applied.batch.count) for applied in home.applied if applied.batch] == [
+        (2, 2),
+        (3, 1),
+    ]
     assert (home.storage.wall_ms, home.storage.elapsed_ms) == (1_000_000, 1000)
     events = home.storage.tail.read(1, 10, 1 << 20)
     assert events is not None

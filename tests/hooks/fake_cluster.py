@@ -88,7 +88,9 @@ class FakeCluster:
             if name == "hook.register" and not self.tells_registrations:
                 apply.begin(self._log_index, now_ms, now_ms, first - 1)
             if apply.packed_events:
-                log.append(self.connection, first, self._log_index, now_ms, apply.packed_events)
+                count = apply.revision + 1 - first
+                batch = log.Batch.joined(first, self._log_index, now_ms, apply.packed_events, count)
+                log.append(self.connection, batch)
         for watcher in list(self.watchers):
             watcher()
         return result

@@ -41,9 +41,11 @@ class SmallMachine:
         with self.connection:
             result = operation(apply, *args)
             if apply.packed_events:
-                log.append(
-                    self.connection, first, self.log_index, self.wall_ms, apply.packed_events
+                count = apply.revision + 1 - first
+                batch = log.Batch.joined(
+                    first, self.log_index, self.wall_ms, apply.packed_events, count
                 )
+                log.append(self.connection, batch)
         return result
 
     def publish(self, *keys: str, topic: str = "orders.created", meta: Meta | None = None) -> int:

@@ -65,7 +65,8 @@ class Home:
             for topic, key, actor, correlation, causation in entry
         ]
         self.log_index += 1
-        log.append(self.state, self.following, self.log_index, 10 * self.log_index, packed)
+        batch = log.Batch.joined(self.following, self.log_index, 10 * self.log_index, packed)
+        log.append(self.state, batch)
         found = log.read(self.state, self.following, len(packed), 1 << 20)
         assert isinstance(found, list)
         self.everything += found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgpack
 
+from pubsub.log import Batch
 from simulation.node.archive import Archive
 
 
@@ -13,11 +14,11 @@ def test_what_is_applied_again_is_passed_over() -> None:
     archive = Archive(lambda: now_s)
     first = [msgpack.packb(["news", None, [b"one"], None])]
     second = [msgpack.packb(["news", key, [b"two"], None]) for key in ("x", "y")]
-    archive.note(1, 5, 1_000, first)
+    archive.note(Batch.joined(1, 5, 1_000, first))
     now_s = 2.0
-    archive.note(1, 5, 1_000, first)
-    archive.note(2, 6, 2_000, second)
-    archive.note(2, 6, 2_000, second)
+    archive.note(Batch.joined(1, 5, 1_000, first))
+    archive.note(Batch.joined(2, 6, 2_000, second))
+    archive.note(Batch.joined(2, 6, 2_000, second))
     found = [(e.revision, e.key, e.data, e.log_index, e.wall_ms) for e in archive.events]
     assert found == [
         (1, None, (b"one",), 5, 1_000),
