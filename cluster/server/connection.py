@@ -10,6 +10,7 @@ May not: decide anything about the data, or know what a request means (requests.
 from __future__ import annotations
 
 from functools import partial
+from itertools import compress, repeat
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,8 @@ from cluster.errors import (
     TremulaError,
     Unauthorized,
 )
-from cluster.limits import EACH_BYTES_MAX, EACH_CALLS_MAX, EACH_VALUE_BYTES_MAX
 from cluster.net import Session
-from cluster.operations import EACH, EACH_SINCE
+from cluster.operations import EACH_SINCE
 from cluster.operations import pack as pack_operation
 from cluster.protocol import (
     ERROR,
@@ -43,10 +43,13 @@ from cluster.protocol import (
     Reader,
     decode_meta,
 )
+from cluster.server import runs
 from cluster.server.fetching import FETCH
 from cluster.server.node import Read
 from cluster.server.requests import single_read, start, start_one_way
+from cluster.server.runs import Run
 from hooks.configuration.definition import GROUP_PREFIX
+from pubsub.events import array_header
 from pubsub.limits import EFFECT_HOPS_MAX
 from pubsub.rejection import Rejection
 
@@ -65,9 +68,6 @@ DISMISS_S = 1.0
 DISMISS_QUIET_S = 0.05
 _MANY = frozenset(("batch", "txn", "publish_batch"))
 _PROPOSED = MUTATIONS - {FETCH}
-# Requests that are logged together when they come together, and where their value is: they are
-# small and many. Logged alone, what surrounds one costs more than it does itself.
-_VALUE_AT = {"put": 1, "publish": 2}
 # Of a handler's group these are for the nodes alone: another pattern or member would take events
 # away from the handler. What an operator may do to its place (pause, seek, skip ...) is open.
 _OF_MEMBERS = frozenset(
@@ -75,31 +75,6 @@ _OF_MEMBERS = frozenset(
 )
 
 pack = msgpack.Packer(autoreset=True).pack
-
-
-class _Run:
-    """Requests of one name whose numbers follow each other, to be logged as one operation."""
-
-    __slots__ = ("calls", "client_id", "first_seq", "ids", "name", "value_bytes")
-
-    def __init__(self, name: str, client_id: int, first_seq: int) -> None:
-        self.name = name
-        self.client_id = client_id
-        self.first_seq = first_seq
-        self.ids: list[int] = []  # of the requests
-        self.calls: list[list[Any]] = []
-        self.value_bytes = 0
-
-    def goes_on(self, name: str, client_id: int, seq: int, value_bytes: int) -> bool:
-        """Whether this request belongs to it, too."""
-        count = len(self.calls)
-        return (
-            seq == self.first_seq + count
-            and name == self.name
-            and client_id == self.client_id
-            and count < EACH_CALLS_MAX
-            and self.value_bytes + value_bytes <= EACH_VALUE_BYTES_MAX
-        )
 
 
 class Connection:
@@ -169,6 +144,25 @@ class Connection:
         if not answers:
             self._server.unflushed.append(self)
         answers.append(pack((request_id, status, result)))
+        if self._room is not None:
+            self._make_room()
+
+    def _answer_all(self, request_ids: list[int], results: list[Any]) -> None:
+        """Answer requests that were logged together. HOT."""
+        if set(map(type, results)) != {int}:
+            for request_id, result in zip(request_ids, results, strict=True):
+                self.answer(request_id, result)
+            return
+        every = list(zip(request_ids, repeat(OK), results, strict=False))
+        known = list(map(self._pending.pop, request_ids, repeat(None)))
+        if None in known:  # A late answer is none.
+            every = list(compress(every, known))
+            self._settle()
+        if every and not self._answers:
+            self._server.unflushed.append(self)
+        # In one call, which costs a third; without the header they follow each other.
+        if every:
+            self._answers.append(pack(every)[len(array_header(len(every))) :])
         if self._room is not None:
             self._make_room()
 
@@ -296,16 +290,28 @@ class Connection:
         """Start each request. HOT."""
         server = self._server
         server.requests += len(requests)
-        actor, pending, submit = self.actor, self._pending, server.node.submit
-        timeout_ms: int | None = None
-        due = self._due(now, None)
-        run: _Run | None = None
         # Not while the cluster has members that could not read it, nor when there may be no room.
-        runs = (
+        together = (
             server.node.machine.entry_version >= EACH_SINCE
             and server.inflight_bytes <= server.limits.inflight_bytes_max
             and not server.stopping
         )
+        whole = runs.whole(requests, self._last_id) if together else None
+        if whole is not None:
+            run, timeout_ms = whole
+            self._last_id = run.ids[-1]
+            self._pending.update(dict.fromkeys(run.ids, self._due(now, timeout_ms)))
+            self._submit_run(run)
+        else:
+            self._start_each(requests, now, together)
+        self._settle()
+
+    def _start_each(self, requests: list[Any], now: float, together: bool) -> None:
+        server = self._server
+        actor, pending, submit = self.actor, self._pending, server.node.submit
+        timeout_ms: int | None = None
+        due = self._due(now, None)
+        run: Run | None = None
         for request in requests:
             try:
                 request_id, name, args, raw_meta = request
@@ -323,15 +329,13 @@ class Connection:
                 if wanted_ms != timeout_ms:  # Neighbours mostly want the same.
                     timeout_ms, due = wanted_ms, self._due(now, wanted_ms)
                     pending[request_id] = due
-                if runs and trace is None and client_id and name in _VALUE_AT:
-                    value_bytes = _value_bytes(name, args)
-                    if run is None or not run.goes_on(name, client_id, seq, value_bytes):
+                if together and trace is None and client_id and name in runs.VALUE_AT:
+                    value_bytes = runs.value_bytes(name, args)
+                    if run is None or not run.takes(name, client_id, seq, value_bytes):
                         if run is not None:
                             self._submit_run(run)
-                        run = _Run(name, client_id, seq)
-                    run.ids.append(request_id)
-                    run.calls.append(args)
-                    run.value_bytes += value_bytes
+                        run = Run(name, client_id, seq)
+                    run.add(request_id, args, value_bytes)
                     continue
                 if run is not None:  # what came first is started first
                     self._submit_run(run)
@@ -360,25 +364,20 @@ class Connection:
                 self.answer(request_id, error)
         if run is not None:
             self._submit_run(run)
-        self._settle()
 
-    def _submit_run(self, run: _Run) -> None:
-        """Start requests that came together: as one operation, if they are several. HOT."""
-        if len(run.ids) > 1:
-            together = [run.name, run.calls]
-            operation = pack_operation(run.client_id, run.first_seq, EACH, together, self.actor)
-            size = len(operation)
-            if size <= EACH_BYTES_MAX:
-                self._pending_bytes += size
-                self._server.node.submit(operation, partial(self._all_mutated, run, size))
-                return
-        self._submit_alone(run)
+    def _submit_run(self, run: Run) -> None:
+        """Start requests that came together: as one operation, if that is possible. HOT."""
+        operation = run.operation(self.actor)
+        if operation is None:
+            self._submit_alone(run)
+            return
+        size = len(operation)
+        self._pending_bytes += size
+        self._server.node.submit(operation, partial(self._all_mutated, run, size))
 
-    def _submit_alone(self, run: _Run) -> None:
-        submit, actor = self._server.node.submit, self.actor
-        requests = zip(run.ids, run.calls, strict=True)
-        for seq, (request_id, args) in enumerate(requests, run.first_seq):
-            operation = pack_operation(run.client_id, seq, run.name, args, actor)
+    def _submit_alone(self, run: Run) -> None:
+        submit = self._server.node.submit
+        for request_id, operation in run.operations(self.actor):
             size = len(operation)
             self._pending_bytes += size
             submit(operation, partial(self._mutated, request_id, size))
@@ -460,27 +459,18 @@ class Connection:
         self._pending_bytes -= size
         self.answer(request_id, result)
 
-    def _all_mutated(self, run: _Run, size: int, results: object) -> None:
+    def _all_mutated(self, run: Run, size: int, results: object) -> None:
         """Each of them has a result, or all the same error. HOT."""
         self._pending_bytes -= size
-        answer = self.answer
         if isinstance(results, list):
-            for request_id, result in zip(run.ids, results, strict=True):
-                answer(request_id, result)
+            self._answer_all(run.ids, results)
         elif isinstance(results, Rejection):
             # A new leader that had not applied yet what the others had wrote an older entry, which
             # does not have it: none of them happened.
             self._submit_alone(run)
         else:
             for request_id in run.ids:
-                answer(request_id, results)
-
-
-def _value_bytes(name: str, args: list[Any]) -> int:
-    """The size of the value that a request brings; 0 where it brings none."""
-    at = _VALUE_AT[name]
-    value = args[at] if len(args) > at else None
-    return len(value) if value.__class__ is bytes else 0
+                self.answer(request_id, results)
 
 
 def _refuse_handlers_groups(args: list[Any]) -> None:
