@@ -18,7 +18,16 @@ from typing import Any, Protocol
 
 import trio
 
-from cluster.client.call import SESSION_CLOSE, SESSION_OPEN, Call, Done, Kind, Next, after_error
+from cluster.client.call import (
+    MUTATION,
+    OTHER,
+    SESSION_CLOSE,
+    SESSION_OPEN,
+    Call,
+    Done,
+    Next,
+    after_error,
+)
 from cluster.client.connector import Connector
 from cluster.client.link import Link
 from cluster.client.options import ClientOptions
@@ -60,6 +69,8 @@ class Dispatcher:
         self.link: Link | None = None
         self._connector = connector
         self._closed = False
+        self._attempt_timeout_ms = int(options.attempt_timeout_ms)
+        self._in_flight_max = options.requests_in_flight_max
         # Calls that wait: for a link, and mutations also for a session and for room in the window.
         self._queued: deque[Call] = deque()
         self._queued_mutations: deque[Call] = deque()
@@ -84,12 +95,15 @@ class Dispatcher:
 
         With an `identity` of its own, (client_id, seq), a mutation takes no place in the window: it
         may wait at the node for long. Whoever gave it repeats it after an unknown outcome.
+
+        HOT: what need not wait is sent past the queues.
         """
         if timeout_ms is None:
             timeout_ms = self.options.timeout_ms
+        waiting = len(self._queued) + len(self._queued_mutations)
         if self._closed:
             done(Closed())
-        elif len(self._queued) + len(self._queued_mutations) >= self.options.requests_waiting_max:
+        elif waiting >= self.options.requests_waiting_max:
             done(Overloaded("queue of the client", self.options.requests_waiting_max))
         else:
             link = self.link
@@ -100,10 +114,11 @@ class Dispatcher:
                 self._wake(deadline)
             call = Call(name, args, done, timeout_ms, deadline, trace)
             if identity is not None:
-                call.kind = Kind.OTHER
+                call.kind = OTHER
                 call.client_id, call.seq = identity
-            self._queue_of(call).append(call)
-            self._send_queued()
+            if waiting or link is None or not self._send(link, call):
+                self._queue_of(call).append(call)
+                self._send_queued()
 
     def subscribe(self, subscription: Resumable) -> None:
         """Keep a subscription open on whatever link there is."""
@@ -148,26 +163,28 @@ class Dispatcher:
         for subscription in list(self._subscriptions):
             subscription.link_lost()
         for call in reversed(calls):
-            if call.kind is Kind.OTHER:
+            if call.kind is OTHER:
                 self._finish(call, ConnectionLost(link.session.close_reason or ""))
             else:
                 call.attempts += 1
                 call.maybe_happened = True
                 self._queue_of(call).appendleft(call)
 
-    def answered(self, call: Call, is_error: bool, value: Any) -> None:
-        """A response arrived on the link. HOT."""
-        if is_error:
-            self._failed(call, from_wire(value))
-        else:
-            if self.link is not None:
-                self.link.refusing_since = None
-            self._finish(call, value)
+    def answered(self, call: Call, value: Any) -> None:
+        """A result arrived on the link. HOT."""
+        if call.kind is MUTATION:  # this and the next are `_finish`, without another call
+            self._window.release(call)
+        call.done(value)
         if self._queued_mutations or self._queued:
             self._send_queued()
 
+    def refused(self, call: Call, error: list[Any]) -> None:
+        """An error arrived on the link."""
+        self._failed(call, from_wire(error))
+        self._send_queued()
+
     def _finish(self, call: Call, result: Any) -> None:
-        if call.seq and call.kind is Kind.MUTATION:
+        if call.kind is MUTATION:
             self._window.release(call)
         call.done(result)
 
@@ -206,47 +223,42 @@ class Dispatcher:
                 link.session.close(f"trying another endpoint: {error}")
 
     def _queue_of(self, call: Call) -> deque[Call]:
-        return self._queued_mutations if call.kind is Kind.MUTATION else self._queued
+        return self._queued_mutations if call.kind is MUTATION else self._queued
 
     def _send_queued(self) -> None:
-        """Send what can be sent now. HOT."""
+        """Send what can be sent now, each kind in the order in which it came."""
         link = self.link
-        if link is None or link.session.closed:
+        if link is None:
             return
-        requests_max = self.options.requests_in_flight_max
-        queued = self._queued
-        while queued and len(link.pending) < requests_max:
-            self._send(link, queued.popleft())
-        queued = self._queued_mutations
-        while queued and len(link.pending) < requests_max:
-            if not queued[0].seq:
-                if not self._window.client_id:
-                    self._open_session(link)
-                    return
-                if not self._window.identify(queued[0]):
-                    return
-            self._send(link, queued.popleft())
+        for queued in (self._queued, self._queued_mutations):
+            while queued:
+                call = queued.popleft()
+                if not self._send(link, call):
+                    queued.appendleft(call)
+                    break
+        if self._queued_mutations and not self._window.client_id:
+            self._open_session(link)
 
-    def _send(self, link: Link, call: Call) -> None:
-        """Send one attempt. HOT."""
-        if not link.pending:
+    def _send(self, link: Link, call: Call) -> bool:
+        """Send one attempt; False if it must wait: for room, a session or a link. HOT."""
+        pending = link.pending
+        if link.session.closed or len(pending) >= self._in_flight_max:
+            return False
+        if call.kind is MUTATION and not call.seq and not self._window.identify(call):
+            return False
+        if not pending:
             self._expect_answer(link)
-        timeout_ms: float = call.timeout_ms
+        timeout_ms = self._attempt_timeout_ms
+        left_ms: float = call.timeout_ms
         if call.attempts:
-            timeout_ms = max(1, (call.deadline - trio.current_time()) * 1000)
-        if call.kind is not Kind.OTHER and timeout_ms > self.options.attempt_timeout_ms:
-            timeout_ms = self.options.attempt_timeout_ms
-        meta: list[Any] = [call.client_id, call.seq, int(timeout_ms)]
-        if call.trace is not None:
-            meta += call.trace
+            left_ms = max(1, (call.deadline - trio.current_time()) * 1000)
+        if left_ms < timeout_ms or call.kind is OTHER:
+            timeout_ms = int(left_ms)
         try:
-            oversized = link.send(call, meta)
-        except Malformed as error:  # It is one call's own: the others of the client go on.
+            link.send(call, timeout_ms)
+        except (Malformed, LimitExceeded) as error:  # One call's own: the client's others go on.
             self._failed(call, error)
-            return
-        if oversized:
-            maximum = link.request_bytes_max
-            self._failed(call, LimitExceeded("request_bytes_max", oversized, maximum))
+        return True
 
     def _open_session(self, link: Link) -> None:
         if self._opening is None:
@@ -254,7 +266,8 @@ class Dispatcher:
             timeout_ms = self.options.attempt_timeout_ms
             call = Call(SESSION_OPEN, [], self._session_opened, timeout_ms, inf, None)
             self._opening = call
-            self._send(link, call)
+            if not self._send(link, call):
+                self._opening = None
 
     def _session_opened(self, result: Any) -> None:
         self._opening = None
@@ -262,9 +275,11 @@ class Dispatcher:
             self._window.client_id = result
         else:
             # No session is to be had, so nothing that waits for one was sent: as definite as it is.
-            waiting = [call for call in self._queued_mutations if not call.seq]
-            kept = [call for call in self._queued_mutations if call.seq]
-            self._queued_mutations = deque(kept)
+            queued = self._queued_mutations
+            waiting = [call for call in queued if not call.seq]
+            kept = [call for call in queued if call.seq]
+            queued.clear()
+            queued.extend(kept)
             for call in waiting:
                 self._finish(call, result)
         if not self._closed:

@@ -17,7 +17,7 @@ import trio
 
 from cluster import protocol
 from cluster.client.call import Call
-from cluster.errors import Malformed
+from cluster.errors import LimitExceeded, Malformed
 from cluster.net import Session
 from cluster.protocol import (
     BOOKMARK,
@@ -32,16 +32,10 @@ from cluster.protocol import (
 
 _FINAL = (OK, ERROR)
 
-_packed: Callable[[Any], bytes] = msgpack.Packer(autoreset=True).pack
-
-
-def pack(value: Any) -> bytes:
-    """A message as it travels; raises Malformed for what msgpack cannot carry, such as an integer
-    of more than 64 bits or a text with half of a surrogate pair. HOT."""
-    try:
-        return _packed(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise Malformed(f"an argument cannot be sent: {error}") from error
+_pack: Callable[[Any], bytes] = msgpack.Packer(autoreset=True).pack
+# What it raises for arguments that it cannot carry, such as an integer of more than 64 bits or a
+# text with half of a surrogate pair.
+_UNPACKABLE = (TypeError, ValueError, OverflowError)
 
 
 class Sink(Protocol):
@@ -63,8 +57,11 @@ class Sink(Protocol):
 class Owner(Protocol):
     """Who is told what became of the calls."""
 
-    def answered(self, call: Call, is_error: bool, value: Any) -> None:
-        """A response to a call arrived."""
+    def answered(self, call: Call, value: Any) -> None:
+        """The result of a call arrived."""
+
+    def refused(self, call: Call, error: list[Any]) -> None:
+        """An error arrived instead."""
 
 
 async def greet(session: Session, info: dict[str, object]) -> dict[str, Any]:
@@ -101,28 +98,36 @@ class Link:
         """True while the node owes us something."""
         return bool(self.pending or self.sinks)
 
-    def send(self, call: Call, meta: list[Any] | None) -> int:
-        """Send a call; returns 0, or its size in bytes if that is more than the node accepts.
+    def send(self, call: Call, timeout_ms: int) -> None:
+        """Send a call, whose answer is of use for so long. HOT.
 
-        Raises Malformed for arguments that cannot be sent; then nothing was.
+        Raises Malformed for arguments that cannot be sent, and LimitExceeded for more bytes than
+        the node accepts; then nothing was sent.
         """
+        meta = [call.client_id, call.seq, timeout_ms]
+        if call.trace is not None:
+            meta += call.trace
         request_id = self._next_id
-        data = pack((request_id, call.name, call.args, meta))
+        try:
+            data = _pack((request_id, call.name, call.args, meta))
+        except _UNPACKABLE as error:
+            raise _malformed(error) from error
         if len(data) > self.request_bytes_max:
-            return len(data)
+            raise LimitExceeded("request_bytes_max", len(data), self.request_bytes_max)
         self._next_id = request_id + 1
         self.pending[request_id] = call
-        self._queue(data)
-        return 0
+        self._unsent.append(data)
+        if not self.corked:
+            self._leave()
 
     def ping(self) -> None:
         """Ask for a sign of life."""
         self.pinged = True
-        self._queue(pack((self._take_id(), "ping", (), None)))
+        self._queue(_pack((self._take_id(), "ping", (), None)))
 
     def tell_now(self, name: str, args: list[Any]) -> None:
         """Send a request whose answer nobody waits for, at once: the link is about to end."""
-        self._queue(pack((self._take_id(), name, args, None)))
+        self._queue(_pack((self._take_id(), name, args, None)))
         self._flush()
 
     def open_sink(self, sink: Sink, args: list[Any], name: str = "subscribe") -> int:
@@ -130,9 +135,9 @@ class Link:
         for ends at once."""
         request_id = self._take_id()
         try:
-            data = pack((request_id, name, args, None))
-        except Malformed as error:
-            sink.take_end(error.to_wire())
+            data = _pack((request_id, name, args, None))
+        except _UNPACKABLE as error:
+            sink.take_end(_malformed(error).to_wire())
             return request_id
         self.sinks[request_id] = sink
         self._queue(data)
@@ -141,12 +146,12 @@ class Link:
     def grant(self, request_id: int, credits: int) -> None:
         """Let the node send more events of a subscription."""
         if request_id in self.sinks:
-            self._queue(pack((NO_REQUEST, "credit", (request_id, credits), None)))
+            self._queue(_pack((NO_REQUEST, "credit", (request_id, credits), None)))
 
     def close_sink(self, request_id: int) -> None:
         """End a subscription; nothing more reaches its sink."""
         if self.sinks.pop(request_id, None) is not None:
-            self._queue(pack((NO_REQUEST, "cancel", (request_id,), None)))
+            self._queue(_pack((NO_REQUEST, "cancel", (request_id,), None)))
 
     async def run(self) -> None:
         """Receive and send until the session is closed."""
@@ -160,6 +165,7 @@ class Link:
 
     async def _receive(self) -> None:
         reader = Reader(protocol.RESPONSE_BYTES_MAX)
+        pending, answered = self.pending, self._owner.answered
         try:
             while chunk := await self.session.receive():
                 reader.feed(chunk)
@@ -169,22 +175,29 @@ class Link:
                 try:
                     # Each value that is complete now ended in this chunk: there are no more.
                     for response in reader.take(len(chunk)):
-                        self._take(response)
+                        try:
+                            request_id, status, value = response
+                        except (TypeError, ValueError):
+                            error = Malformed("a response is [id, status, value]")
+                            raise ProtocolViolation(error) from None
+                        call = pending.pop(request_id, None) if status == OK else None
+                        if call is not None:
+                            self.refusing_since = None
+                            answered(call, value)
+                        else:
+                            self._take(request_id, status, value)
                 finally:
                     self.corked = False
                 self._flush()
         except ProtocolViolation as violation:
             self.session.close(f"protocol violation of the node: {violation.error}")
 
-    def _take(self, response: Any) -> None:
-        try:
-            request_id, status, value = response
-        except (TypeError, ValueError):
-            raise ProtocolViolation(Malformed("a response is [id, status, value]")) from None
+    def _take(self, request_id: Any, status: Any, value: Any) -> None:
+        """Everything but the result of a call."""
         if status in _FINAL:
             call = self.pending.pop(request_id, None)
             if call is not None:
-                self._owner.answered(call, status == ERROR, value)
+                self._owner.refused(call, value)
                 return
             sink = self.sinks.pop(request_id, None)
             if sink is not None:
@@ -207,13 +220,15 @@ class Link:
         return request_id
 
     def _queue(self, data: bytes) -> None:
-        unsent = self._unsent
-        unsent.append(data)
-        if self.corked:
-            return
+        self._unsent.append(data)
+        if not self.corked:
+            self._leave()
+
+    def _leave(self) -> None:
+        """See to it that what was queued leaves in this pass of the scheduler."""
         if len(self.pending) <= 1:
             self._flush()  # a lone request gains nothing from waiting for company
-        elif len(unsent) == 1:
+        elif len(self._unsent) == 1:
             self._sender.unpark()
 
     def _flush(self) -> None:
@@ -226,3 +241,7 @@ class Link:
         while True:
             self._flush()
             await self._sender.park()
+
+
+def _malformed(error: Exception) -> Malformed:
+    return Malformed(f"an argument cannot be sent: {error}")

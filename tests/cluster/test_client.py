@@ -141,11 +141,30 @@ async def test_the_retry_window_is_never_overrun() -> None:
         assert results[1:] == list(range(2, 102))
 
 
+@pytest.mark.parametrize(("name", "args"), [("put", [b"v", None, None]), ("get", ["local"])])
+async def test_a_new_request_does_not_overtake_those_that_wait(name: str, args: list[Any]) -> None:
+    """Not even one that is made by the very answer that makes room."""
+    options = ClientOptions(mutations_in_flight_max=1, requests_in_flight_max=1)
+    async with cluster_of(1) as cluster, client_of(cluster, options) as client:
+        await client.put("k", b"0")
+        order: list[str] = []
+
+        def first(_: Any) -> None:
+            order.append("first")
+            client.request_nowait(name, ["k", *args], lambda _: order.append("made by first"))
+
+        client.request_nowait(name, ["k", *args], first)
+        client.request_nowait(name, ["k", *args], lambda _: order.append("waiting"))
+        await until(lambda: len(order) == 3)
+        assert order == ["first", "waiting", "made by first"]
+
+
 def test_the_window_counts_from_the_oldest() -> None:
     """Later answers make no room: the distance to the oldest unanswered number is what counts."""
     window = Window(4)
-    window.client_id = 7
     calls = [Call("put", [], lambda result: None, 1_000, 1.0, None) for _ in range(6)]
+    assert not window.identify(calls[0])  # there is no session
+    window.client_id = 7
     assert [window.identify(call) for call in calls[:5]] == [True] * 4 + [False]
     for call in calls[1:4]:
         window.release(call)
