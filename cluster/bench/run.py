@@ -110,27 +110,32 @@ async def _closed_loop(plan: Plan, client: Client, requests: Requests, meter: Me
     """Each answer starts the next request: `depth` are always under way."""
     make, send = requests.maker(), client.request_nowait
     add = meter.latencies.add
-    idle = plan.depth  # slots that wait to be started from the loop below
 
-    def start() -> None:
-        name, args = make()
-        started = perf_counter()
+    def slot() -> Callable[[Any], None]:
+        """One request after the other: what is called with the result of each starts the next."""
+        started: float | None = None  # None while none is under way
 
         def done(result: Any) -> None:
-            nonlocal idle
-            if meter.note_error(result):
-                idle += 1  # not from here: an error may come at once, and again, without end
+            nonlocal started
+            if isinstance(result, TremulaError):
+                meter.note_error(result)
+                started = None
+                idle.append(done)  # not from here: it may come at once, and again, without end
                 return
-            if meter.on:
-                add(perf_counter() - started)
-            start()
+            now = perf_counter()
+            if meter.on and started is not None:
+                add(now - started)
+            started = now
+            name, args = make()
+            send(name, args, done)
 
-        send(name, args, done)
+        return done
 
+    idle = [slot() for _ in range(plan.depth)]  # those that wait to be started from the loop below
     while True:
-        slots, idle = idle, 0
-        for _ in range(slots):
-            start()
+        waiting, idle = idle, []
+        for done in waiting:
+            done(None)
         await trio.sleep(RETRY_S)
 
 

@@ -1,15 +1,20 @@
 """The measuring side of `cluster bench`."""
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count
 from random import Random
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.bench import hook
+from cluster.bench import run as driving
 from cluster.bench.handling import Marks
 from cluster.bench.latency import Latencies, percentile
 from cluster.bench.run import Meter
@@ -26,6 +31,8 @@ from cluster.bench.workload import (
     Plan,
     Requests,
 )
+from cluster.client import Client
+from cluster.client.call import Done
 from cluster.errors import Timeout
 from hooks.execution.attempt import Succeeded
 from hooks.handlers.inprocess import InlineRunner
@@ -101,6 +108,47 @@ def test_what_is_consumed_is_published_before() -> None:
     events = [event for _, (items,) in batches for event in items]
     assert len(events) == 1_201
     assert len({event[1] for event in events}) > 100
+
+
+class SlowAndSlower:
+    """A client whose requests take 1 s and 3 s by turns; every fifth then ends with an error."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.nursery = nursery
+        self.numbers = count(1)
+        self.under_way = 0
+        self.under_way_max = 0
+
+    async def request(self, name: str) -> None:
+        assert name == "ping"
+
+    def request_nowait(self, name: str, args: list[Any], done: Done) -> None:
+        self.under_way += 1
+        self.under_way_max = max(self.under_way, self.under_way_max)
+        self.nursery.start_soon(self._answer, next(self.numbers), done)
+
+    async def _answer(self, number: int, done: Done) -> None:
+        await trio.sleep(1 if number % 2 else 3)
+        self.under_way -= 1
+        done(None if number % 5 else Timeout(1))
+
+
+async def test_each_request_of_a_closed_loop_is_timed_on_its_own(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the order of the answers is; after an error as many are under way as before."""
+    monkeypatch.setattr(driving, "perf_counter", trio.current_time)
+    client = SlowAndSlower(nursery)
+
+    @asynccontextmanager
+    async def open_client(number: int) -> AsyncIterator[Client]:
+        yield cast(Client, client)
+
+    result = await driving.run(Plan(depth=4, warm_up_s=0.5, seconds=60.0), open_client)
+    assert client.under_way == client.under_way_max == 4
+    assert set(result.latency_ms.values()) - {result.latency_ms["mean"]} == {1000.0, 3000.0}
+    assert result.errors["timeout"] > 10
+    assert result.requests + sum(result.errors.values()) == next(client.numbers) - 5
 
 
 def test_plans_have_names_that_tell_them_apart() -> None:
