@@ -19,7 +19,7 @@ import msgpack
 from cluster.raft.clock import ClusterClock
 from cluster.raft.log import Entry, ForgottenEntries, LogStore
 from cluster.raft.membership import Membership
-from cluster.raft.stock import FOLLOWER, LEADER, Message, Now, Outbox, Peer, SyncObj, SyncObjConf
+from cluster.raft.stock import FOLLOWER, LEADER, Message, Now, Outbox, SyncObj, SyncObjConf, peer_of
 
 REGULAR, NO_OP, MEMBERSHIP = b"\x00", b"\x01", b"\x02"
 HEADER_VERSION = 1
@@ -129,8 +129,8 @@ class Consensus(SyncObj):  # type: ignore[misc]
             leaderFallbackTimeout=timing.election_max,
             connectionTimeout=timing.election_max,
         )
-        others = [Peer(voter) for voter in members.voters if voter != name]
-        super().__init__(Peer(name), others, configuration, transport=Outbox(self._send))
+        others = [peer_of(voter) for voter in members.voters if voter != name]
+        super().__init__(peer_of(name), others, configuration, transport=Outbox(self._send))
         known = max(applied_index, log.first.index)
         self._SyncObj__raftCommitIndex = known
         self._SyncObj__raftLastApplied = known
@@ -210,12 +210,12 @@ class Consensus(SyncObj):  # type: ignore[misc]
     def _heard(self, peer: str, now: float) -> None:
         """A follower answered in this term: it counts for check-quorum (thesis §6.2)."""
         patience = max(self._stall, self._peer_stall)
-        self._SyncObj__lastResponseTime[Peer(peer)] = now + patience
+        self._SyncObj__lastResponseTime[peer_of(peer)] = now + patience
 
     def _count(self, peer: str, match: int) -> None:
         """A voter has every entry up to `match` on its disk."""
-        matches = self._SyncObj__raftMatchIndex
-        matches[Peer(peer)] = max(match, matches[Peer(peer)])
+        matches, voter = self._SyncObj__raftMatchIndex, peer_of(peer)
+        matches[voter] = max(match, matches[voter])
 
     def _mark_applied(self, index: int) -> None:
         if index != self.applied_index + 1:
@@ -246,7 +246,7 @@ class Consensus(SyncObj):  # type: ignore[misc]
     def _configuration_changed(self) -> None:
         """A configuration came into force or was rolled back: PySyncObj counts its voters."""
         voters = [voter for voter in self.members.voters if voter != self.name]
-        peers = {Peer(voter) for voter in voters}
+        peers = {peer_of(voter) for voter in voters}
         self._SyncObj__otherNodes = peers
         for table in (
             self._SyncObj__raftMatchIndex,
@@ -256,7 +256,7 @@ class Consensus(SyncObj):  # type: ignore[misc]
             for gone in [peer for peer in table if peer not in peers]:
                 del table[gone]
         for voter in voters:
-            peer = Peer(voter)
+            peer = peer_of(voter)
             self._SyncObj__raftMatchIndex.setdefault(peer, 0)
             self._SyncObj__raftNextIndex.setdefault(peer, self.log.last.index + 1)
             self._SyncObj__lastResponseTime.setdefault(peer, Now.value)
@@ -536,7 +536,7 @@ class Consensus(SyncObj):  # type: ignore[misc]
     # --- between stock and us ---
 
     def _stock_receive(self, sender: str, message: Message) -> None:
-        self._SyncObj__onMessageReceived(Peer(sender), message)
+        self._SyncObj__onMessageReceived(peer_of(sender), message)
 
     def _send(self, to: str, message: Message) -> None:
         """Queue a message that leaves after the fsync. Stock's votes pass here, too."""

@@ -10,6 +10,7 @@ import importlib.util
 import sys
 import zlib
 from collections.abc import Callable
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -57,8 +58,18 @@ FOLLOWER, LEADER = _stock._RAFT_STATE.FOLLOWER, _stock._RAFT_STATE.LEADER
 class Peer(_stock.Node):  # type: ignore[misc, name-defined]
     """PySyncObj's node object with a hash that is the same in every process (seeds replay)."""
 
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._hash = zlib.crc32(name.encode())
+
     def __hash__(self) -> int:
-        return zlib.crc32(self.id.encode())
+        return self._hash
+
+
+@lru_cache(maxsize=256)
+def peer_of(name: str) -> Peer:
+    """Always the same object for a name, as long as it is in use: each message needs it."""
+    return Peer(name)
 
 
 class Outbox(_stock.Transport):  # type: ignore[misc, name-defined]
