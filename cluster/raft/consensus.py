@@ -188,9 +188,11 @@ class Consensus(SyncObj):  # type: ignore[misc]
         self.appended(command, index)
 
     def _run_stock(self, now: float) -> None:
-        """Elections that were granted a pre-vote, the commit rule, check-quorum."""
+        """Elections that were granted a pre-vote, the commit rule, check-quorum. Nothing else of
+        stock's tick is in use: on most followers it would find nothing to do."""
         led = self.is_leader
-        self._onTick(0.0)
+        if led or self._stand_for_election:
+            self._onTick(0.0)
         self._stand_for_election = False
         if led and not self.is_leader:
             self._step_down(now)
