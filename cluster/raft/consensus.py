@@ -85,6 +85,11 @@ class _Journal:
 class Consensus(SyncObj):  # type: ignore[misc]
     """Terms, votes, the append rule and the commit rule of one node. Use it through `Core`."""
 
+    _SyncObj__raftState: int
+    _SyncObj__raftCurrentTerm: int
+    _SyncObj__raftCommitIndex: int
+    _SyncObj__raftLastApplied: int
+
     def __init__(
         self,
         *,
@@ -139,23 +144,23 @@ class Consensus(SyncObj):  # type: ignore[misc]
 
     @property
     def term(self) -> int:
-        return int(self._SyncObj__raftCurrentTerm)
+        return self._SyncObj__raftCurrentTerm
 
     @property
     def commit_index(self) -> int:
-        return int(self._SyncObj__raftCommitIndex)
+        return self._SyncObj__raftCommitIndex
 
     @property
     def applied_index(self) -> int:
-        return int(self._SyncObj__raftLastApplied)
+        return self._SyncObj__raftLastApplied
 
     @property
     def is_leader(self) -> bool:
-        return bool(self._SyncObj__raftState == LEADER)
+        return self._SyncObj__raftState == LEADER
 
     @property
     def is_candidate(self) -> bool:
-        return bool(self._SyncObj__raftState not in (FOLLOWER, LEADER))
+        return self._SyncObj__raftState not in (FOLLOWER, LEADER)
 
     @property
     def leader(self) -> str | None:

@@ -52,7 +52,8 @@ class _NoPoller:
 
 _stock = _private_copy()
 SyncObj, SyncObjConf = _stock.SyncObj, _stock.SyncObjConf
-FOLLOWER, LEADER = _stock._RAFT_STATE.FOLLOWER, _stock._RAFT_STATE.LEADER
+FOLLOWER: int = _stock._RAFT_STATE.FOLLOWER
+LEADER: int = _stock._RAFT_STATE.LEADER
 
 
 class Peer(_stock.Node):  # type: ignore[misc, name-defined]
