@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.raft.consensus import Consensus
+from cluster.raft.log import Entry
 from cluster.raft.reads import ReadRounds
 from cluster.raft.replication import BATCH_BYTES, BATCH_ENTRIES, Progress
 from cluster.raft.stock import Message
@@ -48,9 +49,11 @@ class Leading(Consensus):
         # thesis §10.2.1 holds for entries; a term or vote of this tick must be on disk first
         queue = self._late if self.log.term_dirty else self._early
         commit, notice_at, uninformed = self.commit_index, self._notice_at, False
+        last_index = self.log.last.index
+        made: dict[tuple[int, int, bool], Message] = {}
         for name, progress in self._progress.items():
-            if progress.can_send(self.log.last.index):
-                queue.append((name, self._append_message(progress)))
+            if progress.can_send(last_index):
+                queue.append((name, self._append_message(progress, made)))
             elif heartbeat and progress.connected:
                 queue.append((name, self._heartbeat_message(progress)))
             elif progress.lacks_commit(commit):
@@ -66,39 +69,47 @@ class Leading(Consensus):
     def _heartbeat_message(self, progress: Progress) -> Message:
         """Carries no entries and no position: it commits what the peer has confirmed to have."""
         progress.told_commit = min(self.commit_index, progress.match)
+        return self._sign_of_life(progress.flight, progress.told_commit)
+
+    def _sign_of_life(self, flight: int, commit_index: int) -> Message:
         return {
             "type": "append_entries",
             "term": self.term,
-            "commit_index": progress.told_commit,
-            "flight": progress.flight,
+            "commit_index": commit_index,
+            "flight": flight,
             "round": self._rounds.number,
             "stall": self._stall,
             "wall": self.clock.shown(self._now),
         }
 
-    def _append_message(self, progress: Progress) -> Message:
+    def _append_message(
+        self, progress: Progress, made: dict[tuple[int, int, bool], Message]
+    ) -> Message:
+        """Peers that are equally far get the very same message, which is `made` and packed once."""
         previous = self.log.get(progress.next - 1)
         if previous is None:
             # what the peer needs next is cut: only a snapshot brings it here (§7)
             progress.snapshotting = True
             progress.snapshot_from = self.applied_index
             return self._heartbeat_message(progress)
-        entries = self.log.slice(progress.next, BATCH_ENTRIES, BATCH_BYTES)
-        if progress.probing:
-            entries = entries[:1]
-            progress.sent_probe = True
+        probing, commit = progress.probing, self.commit_index
+        place = (progress.next, progress.flight, probing)
+        message = made.get(place)
+        if message is None:
+            count = 1 if probing else BATCH_ENTRIES
+            message = made[place] = {
+                **self._sign_of_life(progress.flight, commit),
+                "entries": self.log.slice(progress.next, count, BATCH_BYTES),
+                "prevLogIdx": previous.index,
+                "prevLogTerm": previous.term,
+            }
+        entries: list[Entry] = message["entries"]
         if entries:
             progress.sent(entries[-1].index, sum(len(entry.command) for entry in entries))
-        message = self._heartbeat_message(progress)
-        if entries and not progress.probing:
-            progress.told_commit = min(self.commit_index, entries[-1].index)
-        return {
-            **message,
-            "commit_index": self.commit_index,
-            "entries": entries,
-            "prevLogIdx": previous.index,
-            "prevLogTerm": previous.term,
-        }
+        progress.sent_probe = probing
+        confirmed = progress.match if probing else entries[-1].index
+        progress.told_commit = min(commit, confirmed)
+        return message
 
     def _receive_append_reply(self, now: float, sender: str, message: Message) -> None:
         if message["term"] > self.term:

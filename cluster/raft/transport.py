@@ -72,6 +72,7 @@ class Transport:
         self._answered: dict[str, str] = {}  # address -> who answered there last
         self._nursery: trio.Nursery | None = None
         self._pack = msgpack.Packer().pack
+        self._packed: tuple[Message, bytes] = ({}, b"")  # what was sent last
 
     async def serve(self, address: tuple[str, int], nursery: trio.Nursery) -> Listener:
         """Bind the peer port (raises OSError) and let `dial` begin."""
@@ -111,10 +112,13 @@ class Transport:
         self._set_link(name, False)
 
     def send(self, to: str, message: Message) -> None:
-        """Send at once, or nothing when the link is down. HOT."""
+        """Send at once, or nothing when the link is down. A message that was sent is not changed
+        any more: who sends the very same one to several peers has it packed once. HOT."""
         session = self._outbound.get(to)
         if session is not None and self._up.get(to):
-            session.send_nowait(self._pack([peers.GROUP, message]))
+            if self._packed[0] is not message:
+                self._packed = (message, self._pack([peers.GROUP, message]))
+            session.send_nowait(self._packed[1])
 
     def is_up(self, name: str) -> bool:
         return self._up.get(name, False)
