@@ -90,7 +90,7 @@ class Engine:
     def hasten(self) -> None:
         """Work now on what was handed in: nobody is about to hand in more that could share it."""
         if self._runs and self._due:
-            self._guard(self._tick)
+            self._guard(self._tick, self._clock())
 
     def _receive(self, sender: str, messages: Sequence[Message]) -> None:
         now = self._clock()
@@ -99,7 +99,7 @@ class Engine:
             if is_late or self._inbox or not self._driver.take_note(now, sender, message):
                 self._inbox.append((sender, message))
         if self._inbox:
-            self._tick()
+            self._tick(now)
         else:
             self._next_at = min(self._next_at, self.core.deadline())
 
@@ -146,14 +146,14 @@ class Engine:
                         await self._wake.wait()
                 if self._failure is not None:
                     raise self._failure
-                if self._due or self._clock() >= self._next_at:
-                    self._tick()
+                now = self._clock()
+                if self._due or now >= self._next_at:
+                    self._tick(now)
         finally:
             self._end()
 
-    def _tick(self) -> None:
+    def _tick(self, now: float) -> None:
         core = self.core
-        now = self._clock()
         # neither while the last step worked nor while we overslept could we hear anybody
         stalled = self._busy_s + max(now - self._next_at, 0.0)
         self._stalled_s = max(self._stalled_s, stalled)
