@@ -194,13 +194,20 @@ class Consensus(SyncObj):  # type: ignore[misc]
 
     def _run_stock(self, now: float) -> None:
         """Elections that were granted a pre-vote, the commit rule, check-quorum. Nothing else of
-        stock's tick is in use: on most followers it would find nothing to do."""
+        stock's tick is in use, so mostly it would find nothing to do."""
         led = self.is_leader
-        if led or self._stand_for_election:
+        if self._stand_for_election or (led and not self._is_calm(now)):
             self._onTick(0.0)
         self._stand_for_election = False
         if led and not self.is_leader:
             self._step_down(now)
+
+    def _is_calm(self, now: float) -> bool:
+        """Whether nothing of this leader's log waits to be committed and no voter is silent."""
+        silent = now - self.timing.election_max
+        responses = self._SyncObj__lastResponseTime.values()
+        committed = self.commit_index >= self._SyncObj__getCurrentLogIndex()
+        return committed and all(heard > silent for heard in responses)
 
     def _forgive(self, now: float, stalled: float) -> None:
         """Silence while this process could not listen says nothing about the others."""

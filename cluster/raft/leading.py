@@ -8,10 +8,9 @@ May not: read a clock, touch a socket or a disk, know PySyncObj.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from cluster.raft.consensus import Consensus
-from cluster.raft.log import Entry
 from cluster.raft.reads import ReadRounds
 from cluster.raft.replication import BATCH_BYTES, BATCH_ENTRIES, Progress
 from cluster.raft.stock import Message
@@ -19,6 +18,18 @@ from cluster.raft.stock import Message
 COMMIT_NOTICE_S = 0.001
 """How long a follower may wait to hear of a commit that nobody there waits for: the next entries
 usually bring it, and a message of its own costs both sides a wake-up."""
+
+
+_Place = tuple[int, int, bool]
+"""Where a peer is: the next index, its flight, whether that is only a probe."""
+
+
+class _Batch(NamedTuple):
+    """An append_entries, the index of its last entry and the bytes of all."""
+
+    message: Message
+    last_index: int
+    size: int
 
 
 class Leading(Consensus):
@@ -50,7 +61,7 @@ class Leading(Consensus):
         queue = self._late if self.log.term_dirty else self._early
         commit, notice_at, uninformed = self.commit_index, self._notice_at, False
         last_index = self.log.last.index
-        made: dict[tuple[int, int, bool], Message] = {}
+        made: dict[_Place, _Batch | None] = {}
         for name, progress in self._progress.items():
             if progress.can_send(last_index):
                 queue.append((name, self._append_message(progress, made)))
@@ -82,34 +93,35 @@ class Leading(Consensus):
             "wall": self.clock.shown(self._now),
         }
 
-    def _append_message(
-        self, progress: Progress, made: dict[tuple[int, int, bool], Message]
-    ) -> Message:
-        """Peers that are equally far get the very same message, which is `made` and packed once."""
-        previous = self.log.get(progress.next - 1)
-        if previous is None:
+    def _append_message(self, progress: Progress, made: dict[_Place, _Batch | None]) -> Message:
+        """Peers that are equally far get the very same message: it is made, and packed, once."""
+        place = (progress.next, progress.flight, progress.probing)
+        if place not in made:
+            made[place] = self._make_batch(*place)
+        batch = made[place]
+        if batch is None:
             # what the peer needs next is cut: only a snapshot brings it here (§7)
             progress.snapshotting = True
             progress.snapshot_from = self.applied_index
             return self._heartbeat_message(progress)
-        probing, commit = progress.probing, self.commit_index
-        place = (progress.next, progress.flight, probing)
-        message = made.get(place)
-        if message is None:
-            count = 1 if probing else BATCH_ENTRIES
-            message = made[place] = {
-                **self._sign_of_life(progress.flight, commit),
-                "entries": self.log.slice(progress.next, count, BATCH_BYTES),
-                "prevLogIdx": previous.index,
-                "prevLogTerm": previous.term,
-            }
-        entries: list[Entry] = message["entries"]
-        if entries:
-            progress.sent(entries[-1].index, sum(len(entry.command) for entry in entries))
-        progress.sent_probe = probing
-        confirmed = progress.match if probing else entries[-1].index
-        progress.told_commit = min(commit, confirmed)
-        return message
+        if batch.last_index >= progress.next:
+            progress.sent(batch.last_index, batch.size)
+        progress.sent_probe = progress.probing
+        confirmed = progress.match if progress.probing else batch.last_index
+        progress.told_commit = min(self.commit_index, confirmed)
+        return batch.message
+
+    def _make_batch(self, first: int, flight: int, probing: bool) -> _Batch | None:
+        previous = self.log.get(first - 1)
+        if previous is None:
+            return None
+        entries = self.log.slice(first, 1 if probing else BATCH_ENTRIES, BATCH_BYTES)
+        message = self._sign_of_life(flight, self.commit_index)
+        message["entries"] = entries
+        message["prevLogIdx"] = previous.index
+        message["prevLogTerm"] = previous.term
+        size = sum(len(entry.command) for entry in entries)
+        return _Batch(message, previous.index + len(entries), size)
 
     def _receive_append_reply(self, now: float, sender: str, message: Message) -> None:
         if message["term"] > self.term:
