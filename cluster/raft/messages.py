@@ -25,6 +25,7 @@ _INT_OR_NONE = (int, type(None))
 _NUMBER = (int, float)
 _Keys = dict[str, tuple[type, ...]]
 _POSITION: _Keys = {"term": _INT, "last_log_index": _INT, "last_log_term": _INT}
+_ABSENT = object()
 _KEYS: dict[str, _Keys] = {
     "append_entries": {
         "term": _INT, "commit_index": _INT, "flight": _INT, "round": _INT, "stall": _NUMBER,
@@ -69,7 +70,7 @@ def check(frame: Any) -> Message | None:
     if keys is None:
         return message
     for key, types in keys.items():
-        if not isinstance(message.get(key), types) or key not in message:
+        if not isinstance(message.get(key, _ABSENT), types):
             return None
     if "term" in keys and not 0 <= message["term"] < NUMBER_MAX:
         return None
@@ -82,7 +83,8 @@ def _appends(message: Message) -> bool:
         return False
     if "prevLogIdx" not in message:
         return True  # a heartbeat
-    index, term, entries = (message.get(key) for key in ("prevLogIdx", "prevLogTerm", "entries"))
+    index, term = message["prevLogIdx"], message.get("prevLogTerm")
+    entries = message.get("entries")
     if not (isinstance(index, int) and isinstance(term, int) and isinstance(entries, list)):
         return False
     if not (0 <= index < NUMBER_MAX and term >= 0):
