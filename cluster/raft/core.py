@@ -247,23 +247,28 @@ class Core(Leading):
             if self._can_campaign():
                 self._start_pre_vote(now)
         self._run_stock(now)
-        self._place_proposals(now)
-        self._place_reads(now)
         if self.is_leader:
+            self._append_proposals()
+            self._open_read_round()
             self._drive_transfer(now)
             self._replicate(now)
+        else:
+            self._forward_proposals(now)
+            self._ask_reads(now)
 
     # --- proposals ---
 
-    def _place_proposals(self, now: float) -> None:
+    def _append_proposals(self) -> None:
         pending = self.proposals.pending
-        if self.is_leader:
-            enough = self.proposals.pending_bytes - TICK_BYTES_MAX
-            while pending and self._may_append():
-                self._append_entry(self._take_proposals())
-                if self.proposals.pending_bytes <= enough:
-                    break
-        elif pending and (leader := self._reachable_leader()):
+        enough = self.proposals.pending_bytes - TICK_BYTES_MAX
+        while pending and self._may_append():
+            self._append_entry(self._take_proposals())
+            if self.proposals.pending_bytes <= enough:
+                break
+
+    def _forward_proposals(self, now: float) -> None:
+        pending = self.proposals.pending
+        if pending and (leader := self._reachable_leader()):
             while pending:
                 identity, payloads = self.proposals.forward(leader, self._take_proposals())
                 self._send(leader, {"type": "forward", "id": identity, "payloads": payloads})
@@ -330,30 +335,32 @@ class Core(Leading):
 
     # --- reads ---
 
-    def _place_reads(self, now: float) -> None:
-        if self.is_leader:
-            for done in self._new_reads:
-                self._rounds.add(partial(self._read_confirmed, done))
-            self._new_reads = []
-            if self._rounds.waiting and self.commit_index >= self._term_started_at:
-                self._rounds.open_round(self.commit_index)
-                self._confirm_reads()
-        elif self._new_reads and (leader := self._reachable_leader()):
+    def _open_read_round(self) -> None:
+        for done in self._new_reads:
+            self._rounds.add(partial(self._read_confirmed, done))
+        self._new_reads = []
+        if self._rounds.waiting and self.commit_index >= self._term_started_at:
+            self._rounds.open_round(self.commit_index)
+            self._confirm_reads()
+
+    def _ask_reads(self, now: float) -> None:
+        leader = self._reachable_leader()
+        if leader is None:
+            if now >= self._leaderless_since + self.timing.election_max:
+                self._give_up_reads()
+        elif self._new_reads:
             self._asked_id += 1
             self._asked_reads[self._asked_id] = (leader, self._new_reads)
             self._new_reads = []
             self._send(leader, {"type": "read_index", "id": self._asked_id})
-        elif now >= self._leaderless_since + self.timing.election_max:
-            self._give_up_reads()
 
     def _give_up_reads(self) -> None:
         """Without a leader nothing new is confirmed, and what a confirmed read waits for may never
         come: a removed node is sent no more entries. A read can always be asked for again."""
-        if self._reachable_leader() is None:
-            waiting = self._new_reads + [done for _, done in self._ready_reads]
-            self._new_reads, self._ready_reads = [], []
-            for done in waiting:
-                done(NoLeader())
+        waiting = self._new_reads + [done for _, done in self._ready_reads]
+        self._new_reads, self._ready_reads = [], []
+        for done in waiting:
+            done(NoLeader())
 
     def _new_reads_can_go(self) -> bool:
         return bool(self._new_reads) and (self.is_leader or self._reachable_leader() is not None)
