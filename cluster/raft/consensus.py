@@ -46,10 +46,7 @@ class _Journal:
     def __len__(self) -> int:
         return len(self._log)
 
-    def __getitem__(self, item: Any) -> Any:
-        if isinstance(item, slice):
-            count = len(self._log) if item.stop is None else item.stop - item.start
-            return self._log.slice(self._log.first.index + item.start, count, 1 << 62)
+    def __getitem__(self, item: int) -> Entry | None:
         return self._log.last if item == -1 else self._log.get(self._log.first.index + item)
 
     def add(self, command: bytes, index: int, term: int) -> None:
@@ -295,6 +292,10 @@ class Consensus(SyncObj):  # type: ignore[misc]
         if changed:
             self._configuration_changed()
 
+    def _SyncObj__getEntries(self, first: int, count: int = 1 << 62) -> list[Entry]:
+        """Stock's way to them leads through positions in the journal, and back."""
+        return self.log.slice(first, count, 1 << 62)
+
     def _SyncObj__getCurrentLogIndex(self) -> int:
         """For the commit rule the leader's own copy counts only as far as it is persisted
         (thesis §10.2.1); stock counts it at once."""
@@ -483,7 +484,7 @@ class Consensus(SyncObj):  # type: ignore[misc]
         """§5.3, with what already matches trimmed away before stock sees it, because stock
         truncates everything behind the first entry of a message, acknowledged or not."""
         previous: int = message["prevLogIdx"]
-        entries = [Entry(*entry) for entry in message["entries"]]
+        entries: list[tuple[bytes, int, int]] = message["entries"]
         end = previous + len(entries)
         commit = min(message["commit_index"], end)
         heartbeat = {"type": "append_entries", "term": message["term"]}
@@ -494,7 +495,8 @@ class Consensus(SyncObj):  # type: ignore[misc]
             return
         known = max(self.commit_index - previous, 0)  # committed entries are the leader's (§5.4)
         while known < len(entries) and (have := self.log.get(previous + known + 1)) is not None:
-            if have.term != entries[known].term:
+            _, _, term = entries[known]
+            if have.term != term:
                 break
             known += 1
         if known >= len(entries):
