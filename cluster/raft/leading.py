@@ -8,7 +8,7 @@ May not: read a clock, touch a socket or a disk, know PySyncObj.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from cluster.raft.consensus import Consensus
 from cluster.raft.reads import ReadRounds
@@ -24,12 +24,8 @@ _Place = tuple[int, int, bool]
 """Where a peer is: the next index, its flight, whether that is only a probe."""
 
 
-class _Batch(NamedTuple):
-    """An append_entries, the index of its last entry and the bytes of all."""
-
-    message: Message
-    last_index: int
-    size: int
+_Batch = tuple[Message, int, int]
+"""An append_entries, the index of its last entry and the bytes of all."""
 
 
 class Leading(Consensus):
@@ -104,12 +100,13 @@ class Leading(Consensus):
             progress.snapshotting = True
             progress.snapshot_from = self.applied_index
             return self._heartbeat_message(progress)
-        if batch.last_index >= progress.next:
-            progress.sent(batch.last_index, batch.size)
+        message, last_index, size = batch
+        if last_index >= progress.next:
+            progress.sent(last_index, size)
         progress.sent_probe = progress.probing
-        confirmed = progress.match if progress.probing else batch.last_index
-        progress.told_commit = min(self.commit_index, confirmed)
-        return batch.message
+        confirmed = progress.match if progress.probing else last_index
+        progress.told_commit = min(message["commit_index"], confirmed)
+        return message
 
     def _make_batch(self, first: int, flight: int, probing: bool) -> _Batch | None:
         previous = self.log.get(first - 1)
@@ -121,7 +118,7 @@ class Leading(Consensus):
         message["prevLogIdx"] = previous.index
         message["prevLogTerm"] = previous.term
         size = sum(len(entry.command) for entry in entries)
-        return _Batch(message, previous.index + len(entries), size)
+        return message, previous.index + len(entries), size
 
     def _receive_append_reply(self, now: float, sender: str, message: Message) -> None:
         if message["term"] > self.term:
@@ -130,14 +127,13 @@ class Leading(Consensus):
         progress = self._progress.get(sender)
         if not self.is_leader or message["term"] < self.term or progress is None:
             return  # an old term's answer counts nowhere, nor does a removed node's
-        self._peer_answered(now, sender, progress)
+        self._peer_answered(now, sender, progress, message["match"])
         self._peer_stall = max(message["stall"], self._peer_stall * 0.9)
         self.clock.observe(sender, message["wall"], now)
         if message["round"] > progress.round:
             progress.round = message["round"]
             self._confirm_reads()
         if message["match"] is not None:
-            self._peer_has(sender, progress, message["match"])
             if progress.lacks_commit(self.commit_index):
                 self._notice_at = min(self._notice_at, now + COMMIT_NOTICE_S)
         elif message["reset_to"] is not None and message["flight"] == progress.flight:
@@ -157,15 +153,15 @@ class Leading(Consensus):
             and progress.next > self.log.last.index
         )
 
-    def _peer_answered(self, now: float, name: str, progress: Progress) -> None:
+    def _peer_answered(self, now: float, name: str, progress: Progress, match: int | None) -> None:
+        """It is there, and perhaps says up to where it has the log."""
         progress.heard_at = now
+        if match is not None:
+            progress.acknowledged(match)
         if name in self.members.voters:
             self._heard(name, now)
-
-    def _peer_has(self, name: str, progress: Progress, match: int) -> None:
-        progress.acknowledged(match)
-        if name in self.members.voters:
-            self._count(name, match)
+            if match is not None:
+                self._count(name, match)
 
     # --- snapshots: raft/snapshot.py moves the bytes ---
 
@@ -184,10 +180,9 @@ class Leading(Consensus):
         progress = self.progress().get(name)
         if progress is None:
             return
-        self._peer_answered(now, name, progress)
+        self._peer_answered(now, name, progress, installed_index)
         if installed_index is not None:
             progress.snapshotting = False
-            self._peer_has(name, progress, installed_index)
             progress.restart(installed_index + 1)
 
     def snapshot_abandoned(self, name: str) -> None:
