@@ -204,12 +204,12 @@ class Core(Leading):
 
     def has_work(self) -> bool:
         """Whether the next tick can do something without waiting for a peer or a timer."""
-        if self.commit_index > self.applied_index or self._late or self._new_reads_can_go():
+        if self.commit_index > self.applied_index or self._late:
             return True
-        if not self.proposals.pending:
+        if not (self._new_reads or self.proposals.pending):
             return False
         if self.is_leader:
-            return self._may_append()
+            return bool(self._new_reads) or self._may_append()
         return self._reachable_leader() is not None
 
     def follow_state(self, wall_ms: int, elapsed_ms: int, entry_version: int) -> None:
@@ -361,9 +361,6 @@ class Core(Leading):
         self._new_reads, self._ready_reads = [], []
         for done in waiting:
             done(NoLeader())
-
-    def _new_reads_can_go(self) -> bool:
-        return bool(self._new_reads) and (self.is_leader or self._reachable_leader() is not None)
 
     def _read_confirmed(self, done: ReadDone, index: int | None) -> None:
         if index is None:
