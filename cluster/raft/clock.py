@@ -156,7 +156,7 @@ class ClusterClock:
     def _median(
         self, now: float, voters: Sequence[str], clock: Callable[[str, float], float | None]
     ) -> float | None:
-        clocks = sorted(shown for v in voters if (shown := clock(v, now)) is not None)
+        clocks = sorted([shown for v in voters if (shown := clock(v, now)) is not None])
         if len(clocks) * 2 <= len(voters):
             return None
         # the lower middle of an even number: late is safe, early is not

@@ -202,9 +202,8 @@ class Consensus(SyncObj):  # type: ignore[misc]
     def _is_calm(self, now: float) -> bool:
         """Whether nothing of this leader's log waits to be committed and no voter is silent."""
         silent = now - self.timing.election_max
-        responses = self._SyncObj__lastResponseTime.values()
-        committed = self.commit_index >= self._SyncObj__getCurrentLogIndex()
-        return committed and all(heard > silent for heard in responses)
+        heard = min(self._SyncObj__lastResponseTime.values(), default=now)
+        return heard > silent and self.commit_index >= self._SyncObj__getCurrentLogIndex()
 
     def _forgive(self, now: float, stalled: float) -> None:
         """Silence while this process could not listen says nothing about the others."""
