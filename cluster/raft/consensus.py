@@ -116,7 +116,8 @@ class Consensus(SyncObj):  # type: ignore[misc]
         self._votes: dict[str, int] = {}  # voter -> the term in which its vote was counted
         self._pre_votes: dict[str, bool] | None = None
         self._leader_heard_at = float("-inf")
-        self._known_leader: str | None = None
+        # as far as this node knows; never a proof (ask with a read)
+        self.leader: str | None = None
         self._answering: Message = {}
         self._stall = 0.0
         self._peer_stall = 0.0
@@ -158,11 +159,6 @@ class Consensus(SyncObj):  # type: ignore[misc]
     @property
     def is_candidate(self) -> bool:
         return self._SyncObj__raftState not in (FOLLOWER, LEADER)
-
-    @property
-    def leader(self) -> str | None:
-        """The leader as far as this node knows; never a proof (ask with a read)."""
-        return self._known_leader
 
     @property
     def members(self) -> Membership:
@@ -436,7 +432,7 @@ class Consensus(SyncObj):  # type: ignore[misc]
         self._deposed(now)
 
     def _set_leader(self, leader: str | None, now: float) -> None:
-        previous, self._known_leader = self._known_leader, leader
+        previous, self.leader = self.leader, leader
         if previous != leader:
             self._leader_changed(previous, now)
 
