@@ -197,9 +197,10 @@ class Consensus(SyncObj):  # type: ignore[misc]
 
     def _is_calm(self, now: float) -> bool:
         """Whether nothing of this leader's log waits to be committed and no voter is silent."""
-        silent = now - self.timing.election_max
+        if self.commit_index < self._SyncObj__getCurrentLogIndex():
+            return False
         heard = min(self._SyncObj__lastResponseTime.values(), default=now)
-        return heard > silent and self.commit_index >= self._SyncObj__getCurrentLogIndex()
+        return heard > now - self.timing.election_max
 
     def _forgive(self, now: float, stalled: float) -> None:
         """Silence while this process could not listen says nothing about the others."""
