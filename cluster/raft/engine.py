@@ -22,6 +22,8 @@ from cluster.raft.snapshot import Snapshots
 from cluster.raft.stock import Message
 
 MARK_EVERY_S = 0.5
+SOON_S = 0.01
+"""A timer that would wake the engine's task so soon for nothing is moved."""
 
 
 class Statistics(NamedTuple):
@@ -114,8 +116,15 @@ class Engine:
             return
         if self._due:
             self._wake.set()
-        elif self._sleep.deadline != self._next_at:
-            self._sleep.deadline = self._next_at  # the engine's task sleeps on
+        else:
+            self._sleep_on()
+
+    def _sleep_on(self) -> None:
+        """The engine's task sleeps until the next step must come, or wakes for nothing before:
+        a follower's next step is put off with each message, and to move a timer takes longer."""
+        wakes_at = self._sleep.deadline
+        if self._next_at < wakes_at or wakes_at < min(self._next_at, self._clock() + SOON_S):
+            self._sleep.deadline = self._next_at
 
     def _end(self) -> None:
         self._runs = False

@@ -102,6 +102,22 @@ async def test_an_earlier_deadline_after_a_message_is_kept(autojump_clock: MockC
     assert len(steps.noted) == 2
 
 
+@pytest.mark.parametrize("put_off_at", [0.2, 0.9])
+async def test_a_step_that_is_put_off_comes_then_and_not_before(
+    put_off_at: float, autojump_clock: MockClock
+) -> None:
+    """Whether the timer was moved for it, or wakes the loop for nothing."""
+    steps = Steps(autojump_clock)
+    async with running(steps) as engine:
+        engine.received("b", [{"type": "one"}])
+        await trio.sleep(HEARTBEAT_S * put_off_at)
+        engine.received("b", [{"type": "two"}])
+        await trio.sleep(HEARTBEAT_S * 1.5)
+    began = steps.noted[0][0]
+    heartbeats = [(now - began) / HEARTBEAT_S for now, _, _ in steps.noted]
+    assert heartbeats == pytest.approx([0.0, put_off_at, put_off_at + 1.0])
+
+
 async def test_a_step_that_fails_for_a_message_stops_the_engine(mock_clock: MockClock) -> None:
     """The task that received the message goes on; the engine's own raises."""
     steps = Steps(mock_clock)
