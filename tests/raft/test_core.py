@@ -26,6 +26,29 @@ def quiet_to(nodes: Ensemble) -> list[str]:
     return [s.target for s in nodes.sent("a", "append_entries") if "quiet" in s.message]
 
 
+# --- what is sent ---
+
+
+def test_followers_that_are_equally_far_get_the_very_same_message() -> None:
+    """It is made and packed once. One whose session began anew is on a flight of its own."""
+    nodes = led()
+    nodes.propose("a", "x")
+    to_b, to_c = nodes.sent("a", "append_entries")
+    assert to_b.message is to_c.message
+    nodes.settle()
+    nodes.cut("a", "c")
+    nodes.join("a", "c")
+    nodes.settle()
+    nodes.traffic.clear()
+    nodes.propose("a", "y")
+    to_b, to_c = nodes.sent("a", "append_entries")
+    assert to_c.message["flight"] == to_b.message["flight"] + 1
+    assert to_c.message["entries"] == to_b.message["entries"]
+    nodes.settle()
+    nodes.advance(COMMIT_NOTICE_S)
+    assert nodes.values("b").keys() == nodes.values("c").keys() == {"x", "y"}
+
+
 # --- telling of commits ---
 
 
