@@ -76,6 +76,11 @@ class Proposals:
 
     def take(self, operations_max: int, bytes_max: int) -> list[Proposal]:
         """The next entry's operations, in the order of their arrival; a bundle is not split."""
+        if len(self.pending) <= operations_max and self.pending_bytes <= bytes_max:
+            everything = list(self.pending)
+            self.pending.clear()
+            self.pending_bytes = 0
+            return everything
         taken: list[Proposal] = []
         size = 0
         while self.pending:
