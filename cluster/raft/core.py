@@ -292,13 +292,13 @@ class Core(Leading):
     def _append_entry(self, proposals: list[Proposal]) -> None:
         wall, elapsed = self.clock.stamp(self._now, self.members.voters)
         version = self.versions.newest(self._progress)
-        command = REGULAR + seal([p.payload for p in proposals], wall, elapsed, version)
+        payloads, callers, origins = zip(*proposals, strict=True)
+        command = REGULAR + seal(payloads, wall, elapsed, version)
         index = self.log.last.index + 1
         self._append_own(command, index)
-        self.proposals.wait(index, self.term, 0, [p.done for p in proposals])
+        self.proposals.wait(index, self.term, 0, callers)
         answered: Forwarded | None = None
-        for position, proposal in enumerate(proposals):
-            origin = proposal.origin
+        for position, origin in enumerate(origins):
             if origin is not None and origin is not answered:
                 answered = origin
                 if origin.peer in self._progress:
