@@ -58,6 +58,7 @@ class Engine:
         self._sleep = trio.CancelScope()
         self._next_at = 0.0  # when the next step must come: later, we overslept
         self._busy_s = 0.0  # for how long the last step kept us from listening
+        self._stepped_at = 0.0  # when the last step was over
         self._marked_at = clock()
         self._runs = False
         self._has_ended = False
@@ -123,7 +124,7 @@ class Engine:
         """The engine's task sleeps until the next step must come, or wakes for nothing before:
         a follower's next step is put off with each message, and to move a timer takes longer."""
         wakes_at = self._sleep.deadline
-        if self._next_at < wakes_at or wakes_at < min(self._next_at, self._clock() + SOON_S):
+        if self._next_at < wakes_at or wakes_at < min(self._next_at, self._stepped_at + SOON_S):
             self._sleep.deadline = self._next_at
 
     def _end(self) -> None:
@@ -173,7 +174,7 @@ class Engine:
             self._due = True
         self._after_step(core.applied_index != before)
         self._ticks += 1
-        ended = self._clock()
+        ended = self._stepped_at = self._clock()
         self._busy_s = ended - now
         self._next_at = ended if self._due else max(core.deadline(), ended)
         self._observe_tick(self._busy_s)
