@@ -41,7 +41,9 @@ BUSY_LATE_S: Final = 0.002  # who is woken so much too late shares the loop with
 BUSY_EVENTS: Final = 200  # in LOOK_EVERY_S: more than that, and the write path needs the time
 BUSY_SHARE: Final = 0.1  # of the loop's time, while entries are applied at all
 RETRY_S: Final = 5.0  # after the disk refused
-SLICE_EVENTS: Final = 256  # half a millisecond: a request that arrives meanwhile waits for it
+SLICE_S: Final = 0.0003  # then a request that arrived meanwhile has its turn
+STEPS_MAX: Final = 4  # of one slice, for a clock that stands still
+STEP_EVENTS: Final = 256  # half a millisecond where they have little in common
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024  # written since the last one
 CACHE_BYTES: Final = 4 * 1024 * 1024
 PAGE_BYTES: Final = 4096
@@ -279,7 +281,10 @@ class EventIndex:
                 continue
             was_written_to, self._is_written_to = self._is_written_to, False
             started = trio.current_time()
-            self._step()
+            for _ in range(STEPS_MAX):
+                self._step()
+                if not self._has_work() or trio.current_time() > started + SLICE_S:
+                    break
             pause_s = PAUSE_S
             if was_written_to:
                 pause_s = max(PAUSE_S, (trio.current_time() - started) / BUSY_SHARE)
@@ -306,7 +311,7 @@ class EventIndex:
         return self.lag > 0 or self._merger.has_work
 
     def _step(self) -> None:
-        """One slice: of what is new, and of merges, in turns."""
+        """A part of what is new, or of a merge, in turns."""
         if self._distrusted is not None:
             self._open()
         if not self._proven and not self._prove():
@@ -330,7 +335,7 @@ class EventIndex:
         following = recent.last_revision + 1
         events = None
         if recent.takes(following):
-            events = self._log.columns(following, SLICE_EVENTS, READ_BYTES_MAX)
+            events = self._log.columns(following, STEP_EVENTS, READ_BYTES_MAX)
             if events is None:
                 return
             following = events.revisions[0]

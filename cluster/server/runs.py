@@ -83,7 +83,7 @@ def whole(requests: Sequence[Any], last_id: int) -> tuple[Run, int] | None:
         size = sum(map(len, map(itemgetter(VALUE_AT[name]), calls)))
         first_id, first_seq = ids[0], seqs[0]
         is_one = (
-            {*map(type, ids), *map(type, clients), *map(type, seqs), *map(type, timeouts)} == {int}
+            set(map(type, (first_id, client_id, first_seq, timeout_ms))) == {int}
             and first_id > last_id
             and client_id > 0
             and min(first_seq, timeout_ms) >= 0
@@ -99,5 +99,6 @@ def whole(requests: Sequence[Any], last_id: int) -> tuple[Run, int] | None:
     if not is_one:
         return None
     run = Run(name, client_id, first_seq)
-    run.ids, run.calls, run.value_bytes = list(ids), list(calls), size
+    run.ids = list(range(first_id, first_id + count))
+    run.calls, run.value_bytes = list(calls), size
     return run, timeout_ms

@@ -49,7 +49,7 @@ CREATE TABLE runs(
     last_revision INTEGER NOT NULL,
     blocks INTEGER NOT NULL,
     topics BLOB,                     -- msgpack, sorted; nil: too many to list
-    everywhere BLOB NOT NULL         -- msgpack: hashes of terms that all of its revisions have
+    stretches BLOB NOT NULL          -- msgpack: [[hash, first revision, last], ...]
 ) STRICT;
 CREATE TABLE fences(
     run INTEGER NOT NULL,
@@ -63,7 +63,15 @@ CREATE TABLE blocks(
 ) STRICT;
 """
 
-RUN: Final = "SELECT id, level, first_revision, last_revision, blocks, everywhere FROM runs"
+RUN: Final = "SELECT id, level, first_revision, last_revision, blocks, stretches FROM runs"
+
+
+class Stretch(NamedTuple):
+    """Revisions that all have a term, and no postings of it."""
+
+    hash: int
+    first_revision: int
+    last_revision: int
 
 
 class Run(NamedTuple):
@@ -74,14 +82,23 @@ class Run(NamedTuple):
     first_revision: int
     last_revision: int
     blocks: int
-    everywhere: tuple[int, ...]  # hashes without postings: of terms that all its revisions have
+    stretches: tuple[Stretch, ...]  # sorted
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> "Run":
         """From a row of `RUN`."""
-        number, level, first, last, blocks, everywhere = row
-        unpacked = msgpack.unpackb(everywhere, use_list=False)
+        number, level, first, last, blocks, stretches = row
+        unpacked = tuple(Stretch(*each) for each in msgpack.unpackb(stretches))
         return cls(number, level, first, last, blocks, unpacked)
+
+    def known(self, number: int, low: int, high: int) -> list[range]:
+        """Revisions from `low` to `high` that have the term without a posting."""
+        clipped = [
+            range(max(first, low), min(last, high) + 1)
+            for hash_, first, last in self.stretches
+            if hash_ == number
+        ]
+        return [each for each in clipped if each]
 
 
 class Position(NamedTuple):
@@ -146,9 +163,25 @@ def revisions(
     low, high = max(low, run.first_revision), min(high, run.last_revision)
     if low > high:
         return []
-    if number in run.everywhere:
+    found = _posted(connection, run, number, low, high, limit, descending)
+    known = run.known(number, low, high)
+    if known:  # of each of them as many as are asked for: the first of all are among these
         few = slice(-limit, None) if descending else slice(limit)
-        return list(range(low, high + 1)[few])[:: -1 if descending else 1]
+        found += [revision for each in known for revision in each[few]]
+        found.sort(reverse=descending)
+        del found[limit:]
+    return found
+
+
+def _posted(
+    connection: apsw.Connection,
+    run: Run,
+    number: int,
+    low: int,
+    high: int,
+    limit: int,
+    descending: bool,
+) -> list[int]:
     prefix = number << 32
     begin, end = prefix | low & LOW, prefix | high & LOW
     at = block_of(connection, run, end if descending else begin)
@@ -171,16 +204,18 @@ def among(
     connection: apsw.Connection, run: Run, number: int, candidates: Sequence[int]
 ) -> list[int]:
     """Those of some revisions of the run, in ascending order, that may have the term."""
-    if number in run.everywhere:
-        return list(candidates)
+    known = run.known(number, run.first_revision, run.last_revision)
     prefix = number << 32
     block = array("q")
     found: list[int] = []
     for revision in candidates:
+        if any(revision in each for each in known):
+            found.append(revision)
+            continue
         posting = prefix | revision & LOW
         if not block or posting > block[-1]:
             if not run.blocks:
-                break
+                continue
             block = read_block(connection, run.id, block_of(connection, run, posting))
         at = bisect_left(block, posting)
         if at < len(block) and block[at] == posting:
@@ -193,12 +228,11 @@ def estimate(connection: apsw.Connection, run: Run, number: int, low: int, high:
     low, high = max(low, run.first_revision), min(high, run.last_revision)
     if low > high:
         return 0
-    if number in run.everywhere:
-        return high - low + 1
+    known = sum(map(len, run.known(number, low, high)))
     prefix = number << 32
     begin = block_of(connection, run, prefix | low & LOW)
     blocks = block_of(connection, run, prefix | high & LOW) - begin
-    return blocks * BLOCK_POSTINGS
+    return known + blocks * BLOCK_POSTINGS
 
 
 def flush(connection: apsw.Connection, recent: Recent) -> int:
@@ -206,11 +240,11 @@ def flush(connection: apsw.Connection, recent: Recent) -> int:
     newest = recent.newest
     assert newest is not None, "there is something to write"
     found, everywhere = recent.postings()
+    first, last = recent.first_revision, recent.last_revision
+    stretches = [Stretch(number, first, last) for number in everywhere]
+    topics = listed_topics(recent.topics)
     with connection:
-        run = new_run(
-            connection, LIVE, 0, recent.first_revision, recent.last_revision,
-            listed_topics(recent.topics), everywhere,
-        )  # fmt: skip
+        run = new_run(connection, LIVE, 0, first, last, topics, stretches)
         if found:
             append(connection, run, found)
         connection.execute(
@@ -227,14 +261,14 @@ def new_run(
     first: int,
     last: int,
     listed: bytes | None,
-    everywhere: Sequence[int],
+    stretches: Sequence[Stretch],
 ) -> Run:
     row = connection.execute(
-        "INSERT INTO runs(state, level, first_revision, last_revision, blocks, topics, everywhere)"
+        "INSERT INTO runs(state, level, first_revision, last_revision, blocks, topics, stretches)"
         " VALUES(?, ?, ?, ?, 0, ?, ?) RETURNING id",
-        (state, level, first, last, listed, msgpack.packb(everywhere)),
+        (state, level, first, last, listed, msgpack.packb(stretches)),
     ).get
-    return Run(int(row), level, first, last, 0, tuple(everywhere))
+    return Run(int(row), level, first, last, 0, tuple(stretches))
 
 
 def append(connection: apsw.Connection, run: Run, postings: list[int]) -> Run:

@@ -6,6 +6,7 @@ Everything goes in steps of about a millisecond, each a transaction of its own.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Final
 
 import apsw
@@ -17,6 +18,7 @@ from pubsub.store.event_index import (
     LIVE,
     RUN,
     Run,
+    Stretch,
     append,
     block_of,
     bury,
@@ -29,6 +31,7 @@ from pubsub.store.event_terms import LOW
 FAN_IN: Final = 16
 LEVEL_MAX: Final = 2
 MERGE_POSTINGS: Final = 8 * event_index.BLOCK_POSTINGS  # of one step, or some more
+STRETCHES_MAX: Final = 64  # of one run; each costs a query as much as a posting does
 DROP_BLOCKS: Final = 128  # deleted by one step
 
 
@@ -119,14 +122,10 @@ class Merger:
             known = event_index.topics(self._connection, run)
             listed = None if listed is None or known is None else listed.union(known)
         first, last = inputs[0].first_revision, inputs[-1].last_revision
-        everywhere = set(inputs[0].everywhere).intersection(*(run.everywhere for run in inputs))
-        if sum(run.last_revision - run.first_revision + 1 for run in inputs) < last - first + 1:
-            everywhere = set()  # there are gaps between them
+        topics = None if listed is None else event_index.listed_topics(listed)
+        stretches, level = _joined(inputs)[:STRETCHES_MAX], inputs[0].level + 1
         with self._connection:
-            run = new_run(
-                self._connection, GROWING, inputs[0].level + 1, first, last,
-                None if listed is None else event_index.listed_topics(listed), sorted(everywhere),
-            )  # fmt: skip
+            run = new_run(self._connection, GROWING, level, first, last, topics, sorted(stretches))
         return _Merge(self._connection, run)
 
     def _is_taken(self, run: Run) -> bool:
@@ -161,14 +160,11 @@ class _Merge:
         written = -1
         if target.blocks:
             written = read_block(connection, target.id, target.blocks - 1)[-1]
-        self._readers: list[_Reader | _Everywhere] = [
+        self._readers: list[_Reader | _Posted] = [
             _Reader(connection, run, written) for run in self._inputs
         ]
-        self._readers += [
-            _Everywhere(run, number, written)
-            for run in self._inputs
-            for number in set(run.everywhere).difference(target.everywhere)
-        ]
+        left = set(_joined(self._inputs)).difference(target.stretches)
+        self._readers += [_Posted(stretch, written) for stretch in left]
 
     def covers(self, run: Run) -> bool:
         first, last = self._target.first_revision, self._target.last_revision
@@ -236,15 +232,26 @@ class _Reader:
         return postings[at : self._at]
 
 
-class _Everywhere:
-    """A term that all events of one input have and those of others do not: it gets postings."""
+def _joined(runs: Sequence[Run]) -> list[Stretch]:
+    """The stretches of neighbours, those that go on in the next one joined; the longest first."""
+    joined: list[Stretch] = []
+    for number, first, last in sorted(stretch for run in runs for stretch in run.stretches):
+        if joined and (joined[-1].hash, joined[-1].last_revision) == (number, first - 1):
+            joined[-1] = joined[-1]._replace(last_revision=last)
+        else:
+            joined.append(Stretch(number, first, last))
+    return sorted(joined, key=lambda each: (each.first_revision - each.last_revision, each))
+
+
+class _Posted:
+    """A stretch that is one too many for the new run: its revisions get postings."""
 
     __slots__ = ("_end", "_next", "last")
 
-    def __init__(self, run: Run, number: int, written: int) -> None:
-        prefix = number << 32
-        self._next = max(prefix | run.first_revision & LOW, written + 1)
-        self._end = prefix | run.last_revision & LOW
+    def __init__(self, stretch: Stretch, written: int) -> None:
+        prefix = stretch.hash << 32
+        self._next = max(prefix | stretch.first_revision & LOW, written + 1)
+        self._end = prefix | stretch.last_revision & LOW
         self.last = -1
 
     def fill(self) -> bool:

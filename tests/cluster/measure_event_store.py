@@ -101,7 +101,7 @@ def build(folder: Path, connection: Any, events: int) -> Recent:
 
     while recent.last_revision < events or merger.has_work:
         if recent.last_revision < events:
-            following, most = recent.last_revision + 1, indexing.SLICE_EVENTS
+            following, most = recent.last_revision + 1, indexing.STEP_EVENTS
             if not recent.takes(following):
                 written += timed("flush", lambda: event_index.flush(index, recent))  # noqa: B023
                 merger.flushed()

@@ -38,6 +38,7 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_merge, "LEVEL_MAX", 3)
     monkeypatch.setattr(event_merge, "MERGE_POSTINGS", 16)
     monkeypatch.setattr(event_merge, "DROP_BLOCKS", 3)
+    monkeypatch.setattr(event_merge, "STRETCHES_MAX", 3)
     monkeypatch.setattr(event_query, "_BATCH_MIN", 2)
     monkeypatch.setattr(event_query, "_BATCH_MAX", 16)
     monkeypatch.setattr(event_query, "_CHUNK_MIN", 2)
@@ -254,8 +255,7 @@ def test_a_query_by_a_rare_term_reads_few_events(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_all_events_of_a_run_have_takes_no_room() -> None:
-    """A stream of one topic by one actor has postings of its keys alone, until runs that differ
-    are merged into one."""
+    """A stream of one topic by one actor has postings of its keys alone, in merged runs as well."""
     home = Home()
     home.append([["a", None, "ann", None, None]] * 16)
     home.index(20)
@@ -266,8 +266,10 @@ def test_what_all_events_of_a_run_have_takes_no_room() -> None:
     home.append([["b", None, "ann", None, None]] * 16)
     home.index(40)
     (run,) = event_index.runs(home.disk)
-    assert run.everywhere == (event_terms.Term(event_terms.ACTOR, "ann").hash,)
-    assert sum(len(event_index.read_block(home.disk, run.id, at)) for at in range(run.blocks)) == 32
+    assert run.blocks == 0
+    assert {(each.first_revision, each.last_revision) for each in run.stretches} == {
+        (1, 32), (1, 16), (17, 32),
+    }  # fmt: skip
     assert home.query(ann) == list(range(1, 17))
     assert home.query(Filter(actor="ann"), 10, 20) == list(range(10, 21))
 
