@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from cluster.errors import LeaderChanged, NoLeader, NotLeader, Rejected
 from cluster.operations import VERSION, seal
 from cluster.raft.consensus import MEMBERSHIP, REGULAR, STALL_MAX_S
+from cluster.raft.gathering import Gathering
 from cluster.raft.leading import Leading
 from cluster.raft.log import Entry
 from cluster.raft.membership import Change, Membership
@@ -58,6 +59,7 @@ class Core(Leading):
         self.bounds = bounds or Bounds()
         self.proposals = Proposals(arguments["random"].getrandbits(48))
         self._leaderless_since = now
+        self._gathering = Gathering()
         self._new_reads: list[ReadDone] = []
         self._asked_reads: dict[int, tuple[str, list[ReadDone]]] = {}
         # ids are never used again, not by the next process either: a peer may still answer old ones
@@ -108,7 +110,7 @@ class Core(Leading):
     def deadline(self) -> float:
         """When `tick` must be called next at the latest, monotonic seconds."""
         if self.is_leader:
-            due = min(self._heartbeat_at, self._notice_at)
+            due = min(self._heartbeat_at, self._notice_at, self._gathering.deadline)
             return due if self._transfer is None else min(due, self._transfer[1])
         watching = self.leader is not None or self._can_campaign()
         due = self._election_deadline if watching else float("inf")
@@ -162,6 +164,16 @@ class Core(Leading):
         """Queue one packed operation; `done` gets its result, a Rejection or a TremulaError."""
         self.proposals.add(payload, done)
 
+    def gathers(self, now: float) -> bool:
+        """Whether what was proposed waits for more to come, up to `deadline`. HOT."""
+        proposals, bounds = self.proposals, self.bounds
+        return (
+            self.is_leader
+            and len(proposals.pending) < bounds.entry_operations_max
+            and proposals.pending_bytes < bounds.entry_bytes_max
+            and self._gathering.waits(now, len(proposals.pending))
+        )
+
     def read(self, done: ReadDone) -> None:
         """Ask for a linearizable read: `done(None)` once the local state is fresh enough."""
         self._new_reads.append(done)
@@ -209,7 +221,7 @@ class Core(Leading):
         if not (self._new_reads or self.proposals.pending):
             return False
         if self.is_leader:
-            return bool(self._new_reads) or self._may_append()
+            return bool(self._new_reads) or (self._may_append() and not self.gathers(self._now))
         return self._reachable_leader() is not None
 
     def follow_state(self, wall_ms: int, elapsed_ms: int, entry_version: int) -> None:
@@ -260,6 +272,8 @@ class Core(Leading):
 
     def _append_proposals(self) -> None:
         pending = self.proposals.pending
+        if not pending or self.gathers(self._now):
+            return
         enough = self.proposals.pending_bytes - TICK_BYTES_MAX
         while pending and self._may_append():
             self._append_entry(self._take_proposals())
@@ -297,6 +311,7 @@ class Core(Leading):
         index = self.log.last.index + 1
         self._append_own(command, index)
         self.proposals.wait(index, self.term, 0, callers)
+        self._gathering.appended(len(proposals), self.proposals.under_way)
         answered: Forwarded | None = None
         for position, origin in enumerate(origins):
             if origin is not None and origin is not answered:

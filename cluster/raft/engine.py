@@ -78,9 +78,14 @@ class Engine:
 
     def propose(self, payload: bytes, done: Done) -> None:
         """See `Core.propose`. HOT."""
-        self.core.propose(payload, done)
+        core = self.core
+        core.propose(payload, done)
         if not self._due:
-            self.wake()
+            if core.gathers(self._clock()):
+                self._next_at = min(self._next_at, core.deadline())
+                self._sleep_on()
+            else:
+                self.wake()
 
     def received(self, sender: str, messages: Sequence[Message]) -> None:
         """Messages that came together. HOT."""

@@ -58,6 +58,12 @@ class Proposals:
         self._forwarded: dict[int, tuple[str, list[Done | None]]] = {}
         self._forward_id = first_identity
         self._waiting: dict[int, list[Waiters]] = {}
+        self._in_entries = 0  # operations that `_waiting` is about
+
+    @property
+    def under_way(self) -> int:
+        """Operations that are not answered yet, of those that are not with another node."""
+        return len(self.pending) + self._in_entries
 
     def add(self, payload: bytes, done: Done | None, origin: Forwarded | None = None) -> None:
         size = len(payload)
@@ -95,6 +101,7 @@ class Proposals:
 
     def wait(self, index: int, term: int, offset: int, done: Sequence[Done | None]) -> None:
         self._waiting.setdefault(index, []).append(Waiters(term, offset, done))
+        self._in_entries += len(done)
 
     def forward(self, peer: str, proposals: list[Proposal]) -> tuple[int, list[bytes]]:
         """Note that `proposals` go to `peer`; returns the bundle's id and its payloads."""
@@ -118,6 +125,7 @@ class Proposals:
     def applied(self, index: int, term: int, results: Sequence[object]) -> None:
         """Answer everybody who waits for entry `index`."""
         for waiters in self._waiting.pop(index, ()):
+            self._in_entries -= len(waiters.done)
             if waiters.term != term:
                 _fail(waiters.done, LeaderChanged())
                 continue
@@ -129,11 +137,13 @@ class Proposals:
         """A snapshot jumped over entries up to `index`: their results are not known here."""
         for waiting in sorted(i for i in self._waiting if i <= index):
             for waiters in self._waiting.pop(waiting):
+                self._in_entries -= len(waiters.done)
                 _fail(waiters.done, LeaderChanged())
 
     def lost_leadership(self) -> None:
         """What this node appended itself may be overwritten or may commit: nobody here knows."""
         waiting, self._waiting = self._waiting, {}
+        self._in_entries = 0
         for index in sorted(waiting):
             for waiters in waiting[index]:
                 _fail(waiters.done, LeaderChanged())

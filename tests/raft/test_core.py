@@ -7,6 +7,7 @@ import pytest
 from cluster import operations
 from cluster.errors import LeaderChanged, NoLeader, NotLeader
 from cluster.raft.core import UNAPPLIED_ENTRIES_MAX, Bounds
+from cluster.raft.gathering import GATHER_S
 from cluster.raft.leading import COMMIT_NOTICE_S
 from cluster.raft.log import ForgottenEntries
 from tests.raft.ensemble import TIMING, Ensemble
@@ -19,6 +20,16 @@ def led(voters: str = "abc", learners: str = "", bounds: Bounds | None = None) -
     nodes.advance(TIMING.heartbeat)
     nodes.traffic.clear()
     return nodes
+
+
+def propose_apart(nodes: Ensemble, count: int) -> list[list[object]]:
+    """At the leader; each is an entry of its own while there may be more. What they are told."""
+    told = []
+    for number in range(count):
+        told.append(nodes.propose("a", str(number)))
+        if nodes.core("a").gathers(nodes.now):
+            nodes.advance(GATHER_S)  # in vain, and therefore seldom
+    return told
 
 
 def quiet_to(nodes: Ensemble) -> list[str]:
@@ -122,12 +133,58 @@ def test_a_leader_with_much_under_way_lets_proposals_gather() -> None:
     nodes = led()
     nodes.held |= {("b", "a"), ("c", "a")}
     last = nodes.core("a").log.last.index
-    answers = [nodes.propose("a", str(number)) for number in range(3 * UNAPPLIED_ENTRIES_MAX)]
+    answers = propose_apart(nodes, 3 * UNAPPLIED_ENTRIES_MAX)
     assert nodes.core("a").log.last.index == last + UNAPPLIED_ENTRIES_MAX
     nodes.held.clear()
     nodes.settle()
     assert all(len(answer) == 1 for answer in answers)
     assert nodes.core("a").log.last.index < last + 2 * UNAPPLIED_ENTRIES_MAX
+
+
+def test_callers_that_come_back_together_share_an_entry() -> None:
+    """The first of them waits for the others, and for a millisecond at most."""
+    nodes = led()
+    core = nodes.core("a")
+    told: list[object] = []
+
+    def come(*names: str) -> None:
+        for name in names:
+            core.propose(operations.pack(0, 0, "set", [name, "v"]), told.append)
+        nodes.step("a")
+
+    come("x", "y", "z")
+    nodes.settle()
+    last = core.log.last.index
+    come("x")
+    assert core.deadline() == pytest.approx(nodes.now + GATHER_S)
+    come("y")
+    assert (core.log.last.index, core.has_work()) == (last, False)
+    come("z")
+    assert core.log.last.index == last + 1
+    nodes.settle()
+    assert told[3:] == [(last + 1, 0), (last + 1, 1), (last + 1, 2)]
+
+    come("x")
+    nodes.advance(GATHER_S / 2)
+    assert core.log.last.index == last + 1
+    nodes.advance(GATHER_S)
+    assert core.log.last.index == last + 2
+    nodes.settle()
+    come("x")  # whoever waited in vain expects nobody
+    assert core.log.last.index == last + 3
+
+
+def test_what_fills_an_entry_waits_for_nobody() -> None:
+    """There is no room for those who are missing."""
+    nodes = led(bounds=Bounds(entry_bytes_max=100))
+    core = nodes.core("a")
+    for value in ("x", "y"):
+        core.propose(operations.pack(0, 0, "set", [value, value]), lambda result: None)
+    nodes.step("a")
+    nodes.settle()
+    last = core.log.last.index
+    nodes.propose("a", "x" * 100)
+    assert core.log.last.index == last + 1
 
 
 def test_an_entry_is_bounded() -> None:
@@ -403,8 +460,7 @@ def test_a_deposed_leader_refuses_what_it_did_not_place() -> None:
     """A bundle that waits at a leader that steps down goes back: it was certainly not done."""
     nodes = led()
     nodes.alter = lambda sent: None if sent.message["type"] == "append_reply" else sent.message
-    for number in range(UNAPPLIED_ENTRIES_MAX):
-        nodes.propose("a", str(number))
+    propose_apart(nodes, UNAPPLIED_ENTRIES_MAX)
     answered = nodes.propose("b", "x")
     nodes.until(lambda: not nodes.core("a").is_leader)
     assert [type(answer) for answer in answered] == [NotLeader]
