@@ -85,6 +85,7 @@ DECIDING = (
     "cluster/raft/consensus.py",
     "cluster/raft/core.py",
     "cluster/raft/driver.py",
+    "cluster/raft/gathering.py",
     "cluster/raft/membership.py",
     "cluster/raft/messages.py",
     "cluster/raft/peers.py",
