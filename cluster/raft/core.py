@@ -110,7 +110,9 @@ class Core(Leading):
     def deadline(self) -> float:
         """When `tick` must be called next at the latest, monotonic seconds."""
         if self.is_leader:
-            due = min(self._heartbeat_at, self._notice_at, self._gathering.deadline)
+            due = min(self._heartbeat_at, self._notice_at)
+            if self._gathering.deadline > self._now:  # if not, what waits has other reasons
+                due = min(due, self._gathering.deadline)
             return due if self._transfer is None else min(due, self._transfer[1])
         watching = self.leader is not None or self._can_campaign()
         due = self._election_deadline if watching else float("inf")

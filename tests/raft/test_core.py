@@ -174,6 +174,22 @@ def test_callers_that_come_back_together_share_an_entry() -> None:
     assert core.log.last.index == last + 3
 
 
+def test_what_waits_for_another_reason_keeps_nobody_awake() -> None:
+    """Time to wait for others is over, and yet nothing may be appended: the loop sleeps."""
+    nodes = led()
+    core = nodes.core("a")
+    for value in ("x", "y"):
+        core.propose(operations.pack(0, 0, "set", [value, "v"]), lambda result: None)
+    nodes.step("a")
+    nodes.settle()
+    nodes.propose("a", "x")
+    nodes.held |= {("a", "b"), ("a", "c")}
+    core.transfer_leadership(nodes.now, "b", lambda result: None)
+    nodes.advance(2 * GATHER_S)
+    assert core.proposals.pending
+    assert core.deadline() > nodes.now
+
+
 def test_what_fills_an_entry_waits_for_nobody() -> None:
     """There is no room for those who are missing."""
     nodes = led(bounds=Bounds(entry_bytes_max=100))
