@@ -116,7 +116,9 @@ def finish(out: Output, run: Callable[[], None]) -> None:
 
 def _run(out: Output, common: dict[str, Any], function: Callable[[Cli], Awaitable[None]]) -> None:
     cli = _connect_options(out, **common)
-    trio.run(partial(function, cli))
+    # Ctrl-C ends the command itself: in a task of the client, where it could also strike, it would
+    # take the connection that is needed for leaving in good order.
+    trio.run(partial(function, cli), restrict_keyboard_interrupt_to_checkpoints=True)
 
 
 def _connect_options(

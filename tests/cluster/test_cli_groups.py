@@ -107,3 +107,43 @@ def test_ctrl_c_leaves_the_group_at_once(cluster: Command, endpoint: str) -> Non
     group = cluster("group", "describe", "c", "--json").json
     assert group["members"] == []
     assert group["completed"] >= 1
+
+
+INTERRUPTED = """
+import signal
+
+import trio
+import typer
+
+from cluster.cli.session import online
+
+app = typer.Typer()
+
+
+@online(app, "wait")
+async def wait(cli):
+    async def of_the_client():
+        signal.raise_signal(signal.SIGINT)
+        print("lives on", flush=True)
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(of_the_client)
+        await trio.sleep_forever()
+
+
+app()
+"""
+
+
+def test_ctrl_c_spares_the_tasks_of_the_client() -> None:
+    """Wherever it strikes, the connection is still there for leaving in good order."""
+    ran = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, "-e", "127.0.0.1:1"],
+        capture_output=True,
+        text=True,
+        timeout=BOUND_S,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (ran.returncode, ran.stdout) == (130, "lives on\n"), ran.stderr
