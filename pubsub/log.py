@@ -82,8 +82,6 @@ class Batch:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Batch) and self.stored() == other.stored()
 
-    __hash__ = None  # type: ignore[assignment]
-
     def stored(self) -> tuple[int, int, int, int, bytes]:
         """Its row."""
         return self.first_revision, self.count, self.log_index, self.wall_ms, self.blob

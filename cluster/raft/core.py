@@ -167,7 +167,8 @@ class Core(Leading):
         self.proposals.add(payload, done)
 
     def gathers(self, now: float) -> bool:
-        """Whether what was proposed waits for more to come, up to `deadline`. HOT."""
+        """Whether what was proposed waits for more to come, up to `deadline`; the first look begins
+        the wait. HOT."""
         proposals, bounds = self.proposals, self.bounds
         return (
             self.is_leader

@@ -2,7 +2,8 @@
 
 A peer's messages are worked on at once, in the task that received them, and so is a lone request:
 waiting for another turn of the loop would cost each hop of a write as much again. All else (many
-requests, timers, work left over) is gathered and waits for the engine's own task. Everything that
+requests, timers, work left over) waits for the engine's own task, and what had better wait for
+others first (gathering.py) does not even wake it. Everything that
 may wait lives elsewhere; nothing here may take longer than a heartbeat. Others in the same trio
 thread hand in messages, proposals and reads synchronously and are answered from here, so that no
 request needs a task.

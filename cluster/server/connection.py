@@ -43,11 +43,11 @@ from cluster.protocol import (
     Reader,
     decode_meta,
 )
-from cluster.server import runs
+from cluster.server import series
 from cluster.server.fetching import FETCH
 from cluster.server.node import Read
 from cluster.server.requests import single_read, start, start_one_way
-from cluster.server.runs import Run
+from cluster.server.series import Series
 from hooks.configuration.definition import GROUP_PREFIX
 from pubsub.events import array_header
 from pubsub.limits import EFFECT_HOPS_MAX
@@ -296,12 +296,12 @@ class Connection:
             and server.inflight_bytes <= server.limits.inflight_bytes_max
             and not server.stopping
         )
-        whole = runs.whole(requests, self._last_id) if together else None
+        whole = series.whole(requests, self._last_id) if together else None
         if whole is not None:
-            run, timeout_ms = whole
-            self._last_id = run.ids[-1]
-            self._pending.update(dict.fromkeys(run.ids, self._due(now, timeout_ms)))
-            self._submit_run(run)
+            several, timeout_ms = whole
+            self._last_id = several.ids[-1]
+            self._pending.update(dict.fromkeys(several.ids, self._due(now, timeout_ms)))
+            self._submit_series(several)
         else:
             self._start_each(requests, now, together)
         self._settle()
@@ -311,7 +311,7 @@ class Connection:
         actor, pending, submit = self.actor, self._pending, server.node.submit
         timeout_ms: int | None = None
         due = self._due(now, None)
-        run: Run | None = None
+        several: Series | None = None
         for request in requests:
             try:
                 request_id, name, args, raw_meta = request
@@ -329,17 +329,17 @@ class Connection:
                 if wanted_ms != timeout_ms:  # Neighbours mostly want the same.
                     timeout_ms, due = wanted_ms, self._due(now, wanted_ms)
                     pending[request_id] = due
-                if together and trace is None and client_id and name in runs.VALUE_AT:
-                    value_bytes = runs.value_bytes(name, args)
-                    if run is None or not run.takes(name, client_id, seq, value_bytes):
-                        if run is not None:
-                            self._submit_run(run)
-                        run = Run(name, client_id, seq)
-                    run.add(request_id, args, value_bytes)
+                if together and trace is None and client_id and name in series.VALUE_AT:
+                    value_bytes = series.value_bytes(name, args)
+                    if several is None or not several.takes(name, client_id, seq, value_bytes):
+                        if several is not None:
+                            self._submit_series(several)
+                        several = Series(name, client_id, seq)
+                    several.add(request_id, args, value_bytes)
                     continue
-                if run is not None:  # what came first is started first
-                    self._submit_run(run)
-                    run = None
+                if several is not None:  # what came first is started first
+                    self._submit_series(several)
+                    several = None
                 if server.stopping:
                     raise Stopping
                 if name not in _PROPOSED:
@@ -362,22 +362,22 @@ class Connection:
                 submit(operation, partial(self._mutated, request_id, size))
             except DefiniteError as error:
                 self.answer(request_id, error)
-        if run is not None:
-            self._submit_run(run)
+        if several is not None:
+            self._submit_series(several)
 
-    def _submit_run(self, run: Run) -> None:
+    def _submit_series(self, several: Series) -> None:
         """Start requests that came together: as one operation, if that is possible. HOT."""
-        operation = run.operation(self.actor)
+        operation = several.operation(self.actor)
         if operation is None:
-            self._submit_alone(run)
+            self._submit_alone(several)
             return
         size = len(operation)
         self._pending_bytes += size
-        self._server.node.submit(operation, partial(self._all_mutated, run, size))
+        self._server.node.submit(operation, partial(self._all_mutated, several, size))
 
-    def _submit_alone(self, run: Run) -> None:
+    def _submit_alone(self, several: Series) -> None:
         submit = self._server.node.submit
-        for request_id, operation in run.operations(self.actor):
+        for request_id, operation in several.operations(self.actor):
             size = len(operation)
             self._pending_bytes += size
             submit(operation, partial(self._mutated, request_id, size))
@@ -459,17 +459,17 @@ class Connection:
         self._pending_bytes -= size
         self.answer(request_id, result)
 
-    def _all_mutated(self, run: Run, size: int, results: object) -> None:
+    def _all_mutated(self, several: Series, size: int, results: object) -> None:
         """Each of them has a result, or all the same error. HOT."""
         self._pending_bytes -= size
         if isinstance(results, list):
-            self._answer_all(run.ids, results)
+            self._answer_all(several.ids, results)
         elif isinstance(results, Rejection):
             # A new leader that had not applied yet what the others had wrote an older entry, which
             # does not have it: none of them happened.
-            self._submit_alone(run)
+            self._submit_alone(several)
         else:
-            for request_id in run.ids:
+            for request_id in several.ids:
                 self.answer(request_id, results)
 
 

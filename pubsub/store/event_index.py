@@ -163,25 +163,6 @@ def revisions(
     low, high = max(low, run.first_revision), min(high, run.last_revision)
     if low > high:
         return []
-    found = _posted(connection, run, number, low, high, limit, descending)
-    known = run.known(number, low, high)
-    if known:  # of each of them as many as are asked for: the first of all are among these
-        few = slice(-limit, None) if descending else slice(limit)
-        found += [revision for each in known for revision in each[few]]
-        found.sort(reverse=descending)
-        del found[limit:]
-    return found
-
-
-def _posted(
-    connection: apsw.Connection,
-    run: Run,
-    number: int,
-    low: int,
-    high: int,
-    limit: int,
-    descending: bool,
-) -> list[int]:
     prefix = number << 32
     begin, end = prefix | low & LOW, prefix | high & LOW
     at = block_of(connection, run, end if descending else begin)
@@ -197,7 +178,14 @@ def _posted(
             break
         at += -1 if descending else 1
     base = run.first_revision & ~LOW
-    return [base | posting & LOW for posting in found]
+    found = [base | posting & LOW for posting in found]
+    known = run.known(number, low, high)
+    if known:  # of each of them as many as are asked for: the first of all are among these
+        few = slice(-limit, None) if descending else slice(limit)
+        found += [revision for each in known for revision in each[few]]
+        found.sort(reverse=descending)
+        del found[limit:]
+    return found
 
 
 def among(

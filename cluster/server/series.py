@@ -1,7 +1,7 @@
 """Requests that came together and are logged as one operation (ADR 0018). HOT.
 
-They are small and many: logged alone, what surrounds one costs more than it does itself. A run has
-requests of one name and session whose numbers follow each other.
+They are small and many: logged alone, what surrounds one costs more than it does itself. A series
+has requests of one name and session whose numbers follow each other.
 
 May not: know a connection, or whether the cluster can read such an operation.
 """
@@ -15,11 +15,11 @@ from typing import Any, Final
 from cluster.limits import EACH_BYTES_MAX, EACH_CALLS_MAX, EACH_VALUE_BYTES_MAX
 from cluster.operations import EACH, pack
 
-# Where the value stands of what may be in a run.
+# Where the value stands of what may be in a series.
 VALUE_AT: Final = {"put": 1, "publish": 2}
 
 
-class Run:
+class Series:
     """Requests to be logged as one operation."""
 
     __slots__ = ("calls", "client_id", "first_seq", "ids", "name", "value_bytes")
@@ -73,9 +73,9 @@ def value_bytes(name: str, args: list[Any]) -> int:
     return len(value) if value.__class__ is bytes else 0
 
 
-def whole(requests: Sequence[Any], last_id: int) -> tuple[Run, int] | None:
-    """The run that all of these requests are, with the timeout that all of them want; None if they
-    are not one. Looked at field by field, which costs a tenth of what each alone would."""
+def whole(requests: Sequence[Any], last_id: int) -> tuple[Series, int] | None:
+    """The series that all of these requests are, with the timeout that all of them want; None if
+    they are not one. Looked at field by field: a tenth of what each alone would cost."""
     try:
         ids, names, calls, metas = zip(*requests, strict=True)
         clients, seqs, timeouts = zip(*metas, strict=True)
@@ -98,7 +98,7 @@ def whole(requests: Sequence[Any], last_id: int) -> tuple[Run, int] | None:
         return None
     if not is_one:
         return None
-    run = Run(name, client_id, first_seq)
-    run.ids = list(range(first_id, first_id + count))
-    run.calls, run.value_bytes = list(calls), size
-    return run, timeout_ms
+    series = Series(name, client_id, first_seq)
+    series.ids = list(range(first_id, first_id + count))
+    series.calls, series.value_bytes = list(calls), size
+    return series, timeout_ms

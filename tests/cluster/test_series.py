@@ -1,4 +1,4 @@
-"""Requests of one chunk that are one run are seen at a glance; nothing else is taken for one."""
+"""Requests of one chunk that are one series are seen at a glance; nothing else is taken for one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from cluster.errors import Malformed
 from cluster.protocol import decode_meta
-from cluster.server import runs
-from cluster.server.runs import Run
+from cluster.server import series
+from cluster.server.series import Series
 
 LAST_ID = 6
 odd_values: st.SearchStrategy[Any] = st.sampled_from(
@@ -18,9 +18,9 @@ odd_values: st.SearchStrategy[Any] = st.sampled_from(
 )
 
 
-def one_by_one(requests: list[Any]) -> Run | None:
-    """The run that a loop over the requests finds, if it is one and of all of them."""
-    run: Run | None = None
+def one_by_one(requests: list[Any]) -> Series | None:
+    """The series that a loop over the requests finds, if it is one and of all of them."""
+    several: Series | None = None
     last_id = LAST_ID
     for request in requests:
         if type(request) is not list or len(request) != 4:
@@ -32,21 +32,21 @@ def one_by_one(requests: list[Any]) -> Run | None:
             client_id, seq, timeout_ms, trace = decode_meta(meta)
         except Malformed:
             return None
-        alike = request_id > last_id and client_id and trace is None and name in runs.VALUE_AT
+        alike = request_id > last_id and client_id and trace is None and name in series.VALUE_AT
         if not alike or timeout_ms != requests[0][3][2]:
             return None
-        size = runs.value_bytes(name, args)
-        run = run or Run(name, client_id, seq)
-        if not run.takes(name, client_id, seq, size):
+        size = series.value_bytes(name, args)
+        several = several or Series(name, client_id, seq)
+        if not several.takes(name, client_id, seq, size):
             return None
-        run.add(request_id, args, size)
+        several.add(request_id, args, size)
         last_id = request_id
-    return run if run is not None and len(run.ids) > 1 else None
+    return several if several is not None and len(several.ids) > 1 else None
 
 
 @st.composite
 def chunks(draw: st.DrawFn) -> list[Any]:
-    """Requests of one run, some of them spoilt."""
+    """Requests of one series, some of them spoilt."""
     name = draw(st.sampled_from(["put", "publish"]))
     first = draw(st.integers(5, 9))
     requests: list[Any] = [
@@ -65,26 +65,26 @@ def chunks(draw: st.DrawFn) -> list[Any]:
 
 @settings(max_examples=1_000, deadline=None)
 @given(chunks())
-def test_a_whole_run_is_what_a_loop_finds(requests: list[Any]) -> None:
+def test_a_whole_series_is_what_a_loop_finds(requests: list[Any]) -> None:
     """Whatever a client sends: what is taken as a whole is what would be taken one by one."""
-    found, expected = runs.whole(requests, LAST_ID), one_by_one(requests)
+    found, expected = series.whole(requests, LAST_ID), one_by_one(requests)
     if found is not None:
-        run, timeout_ms = found
+        several, timeout_ms = found
         assert expected is not None
         assert timeout_ms == requests[0][3][2]
-        for field in Run.__slots__:
-            assert getattr(run, field) == getattr(expected, field), field
-        assert run.operation("ann") == expected.operation("ann")
+        for field in Series.__slots__:
+            assert getattr(several, field) == getattr(expected, field), field
+        assert several.operation("ann") == expected.operation("ann")
 
 
-def test_what_clients_send_is_a_whole_run() -> None:
+def test_what_clients_send_is_a_whole_series() -> None:
     """Neighbours with rising ids and numbers, one timeout and values within the bounds."""
     requests = [[8 + n, "put", [f"k{n}", b"value"], [3, 20 + n, 500]] for n in range(64)]
-    found = runs.whole(requests, 7)
+    found = series.whole(requests, 7)
     assert found is not None
     assert (found[0].ids, found[1]) == (list(range(8, 72)), 500)
-    assert runs.whole(requests, 8) is None
-    assert runs.whole(requests[:1], 7) is None
-    assert runs.whole(requests[:2] + requests[3:], 7) is None
+    assert series.whole(requests, 8) is None
+    assert series.whole(requests[:1], 7) is None
+    assert series.whole(requests[:2] + requests[3:], 7) is None
     large = [[8 + n, "put", ["k", b"v" * 5_000], [3, 20 + n, 500]] for n in range(4)]
-    assert runs.whole(large, 7) is None
+    assert series.whole(large, 7) is None
