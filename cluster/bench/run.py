@@ -121,6 +121,7 @@ async def _closed_loop(plan: Plan, client: Client, requests: Requests, meter: Me
                 meter.note_error(result)
                 started = None
                 idle.append(done)  # not from here: it may come at once, and again, without end
+                stalled.set()
                 return
             now = perf_counter()
             if meter.on and started is not None:
@@ -133,9 +134,11 @@ async def _closed_loop(plan: Plan, client: Client, requests: Requests, meter: Me
 
     idle = [slot() for _ in range(plan.depth)]  # those that wait to be started from the loop below
     while True:
+        stalled = trio.Event()
         waiting, idle = idle, []
         for done in waiting:
             done(None)
+        await stalled.wait()
         await trio.sleep(RETRY_S)
 
 
