@@ -37,11 +37,10 @@ HEADERS_MAX: Final = 32
 HEADER_NAME_BYTES_MAX: Final = 256
 HEADER_VALUE_BYTES_MAX: Final = 4 * KIB
 PUBLISH_BATCH_EVENTS_MAX: Final = BATCH_OPERATIONS_MAX
-# Requests of one client that are logged as one operation, and the bytes of their values together:
-# small enough that those of many clients share an entry.
+# Requests of one client that are logged as one operation, and the bytes of their arguments: small
+# enough that those of many clients share an entry.
 EACH_CALLS_MAX: Final = 128
-EACH_VALUE_BYTES_MAX: Final = 16 * KIB
-EACH_BYTES_MAX: Final = 64 * KIB
+EACH_BYTES_MAX: Final = 16 * KIB
 
 # Who caused an operation: stands in every event of it.
 ACTOR_BYTES_MAX: Final = 256  # a certificate's subject: its common name has at most 64 characters

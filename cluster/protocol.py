@@ -34,6 +34,12 @@ ERROR: Final = 1
 EVENTS: Final = 2
 BOOKMARK: Final = 3
 CHANGE: Final = 4
+# The results of all requests of a series, in the order of their ids.
+RESULTS: Final = 5
+
+# Requests of one kind that a client makes in one go: one request in place of many (ADR 0020).
+SERIES: Final = "series"
+SERIES_NAMES: Final = ("publish", "put")
 
 # A message with this id wants no answer; a response with it is about the connection as a whole.
 NO_REQUEST: Final = 0

@@ -17,6 +17,7 @@ import trio
 
 from cluster import protocol
 from cluster.client.call import Call
+from cluster.client.series import Series
 from cluster.errors import LimitExceeded, Malformed
 from cluster.net import Session
 from cluster.protocol import (
@@ -26,6 +27,7 @@ from cluster.protocol import (
     EVENTS,
     NO_REQUEST,
     OK,
+    RESULTS,
     ProtocolViolation,
     Reader,
 )
@@ -90,6 +92,8 @@ class Link:
         self._owner = owner
         self._next_id = 1
         self._unsent: list[bytes] = []
+        self._series: Series | None = None  # follows what is unsent
+        self._in_series = frozenset(facts.get("series") or ())  # names that the node takes in one
         self.corked = False  # a received chunk is worked off: what is sent waits for its end
         self._sender = trio.lowlevel.ParkingLot()
 
@@ -104,21 +108,42 @@ class Link:
         Raises Malformed for arguments that cannot be sent, and LimitExceeded for more bytes than
         the node accepts; then nothing was sent.
         """
-        meta = [call.client_id, call.seq, timeout_ms]
-        if call.trace is not None:
-            meta += call.trace
         request_id = self._next_id
+        is_first = not self._unsent and self._series is None
         try:
-            data = _pack((request_id, call.name, call.args, meta))
+            if call.name in self._in_series and call.client_id and call.trace is None:
+                self._send_in_series(request_id, call, timeout_ms)
+            else:
+                meta = [call.client_id, call.seq, timeout_ms, *(call.trace or ())]
+                data = _pack((request_id, call.name, call.args, meta))
+                self._check_size(data)
+                self._close_series()
+                self._unsent.append(data)
         except _UNPACKABLE as error:
             raise _malformed(error) from error
-        if len(data) > self.request_bytes_max:
-            raise LimitExceeded("request_bytes_max", len(data), self.request_bytes_max)
         self._next_id = request_id + 1
         self.pending[request_id] = call
-        self._unsent.append(data)
         if not self.corked:
-            self._leave()
+            self._leave(is_first)
+
+    def _send_in_series(self, request_id: int, call: Call, timeout_ms: int) -> None:
+        packed = _pack(call.args)
+        if self._series is not None and self._series.takes(call, timeout_ms, packed):
+            return
+        series = Series(request_id, call, timeout_ms, packed)
+        if series.is_full:  # it may be too large for the node
+            self._check_size(series.encode())
+        self._close_series()
+        self._series = series
+
+    def _check_size(self, data: bytes) -> None:
+        if len(data) > self.request_bytes_max:
+            raise LimitExceeded("request_bytes_max", len(data), self.request_bytes_max)
+
+    def _close_series(self) -> None:
+        if self._series is not None:
+            self._unsent.append(self._series.encode())
+            self._series = None
 
     def ping(self) -> None:
         """Ask for a sign of life."""
@@ -180,6 +205,9 @@ class Link:
                         except (TypeError, ValueError):
                             error = Malformed("a response is [id, status, value]")
                             raise ProtocolViolation(error) from None
+                        if status == RESULTS:
+                            self._take_results(request_id, value)
+                            continue
                         call = pending.pop(request_id, None) if status == OK else None
                         if call is not None:
                             self.refusing_since = None
@@ -191,6 +219,17 @@ class Link:
                 self._flush()
         except ProtocolViolation as violation:
             self.session.close(f"protocol violation of the node: {violation.error}")
+
+    def _take_results(self, first_id: int, results: list[Any]) -> None:
+        """Of a series. HOT."""
+        if type(results) is not list:
+            raise ProtocolViolation(Malformed("the results of a series are an array"))
+        self.refusing_since = None
+        take, answered = self.pending.pop, self._owner.answered
+        for request_id, result in enumerate(results, first_id):
+            call = take(request_id, None)
+            if call is not None:
+                answered(call, result)
 
     def _take(self, request_id: Any, status: Any, value: Any) -> None:
         """Everything but the result of a call."""
@@ -220,18 +259,22 @@ class Link:
         return request_id
 
     def _queue(self, data: bytes) -> None:
+        self._close_series()
+        is_first = not self._unsent
         self._unsent.append(data)
         if not self.corked:
-            self._leave()
+            self._leave(is_first)
 
-    def _leave(self) -> None:
-        """See to it that what was queued leaves in this pass of the scheduler."""
+    def _leave(self, is_first: bool) -> None:
+        """See to it that what was queued, perhaps as the first, leaves in this pass of the
+        scheduler."""
         if len(self.pending) <= 1:
             self._flush()  # a lone request gains nothing from waiting for company
-        elif len(self._unsent) == 1:
+        elif is_first:
             self._sender.unpark()
 
     def _flush(self) -> None:
+        self._close_series()
         unsent = self._unsent
         if unsent:
             self.session.send_nowait(b"".join(unsent))

@@ -10,7 +10,6 @@ May not: decide anything about the data, or know what a request means (requests.
 from __future__ import annotations
 
 from functools import partial
-from itertools import compress, repeat
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -39,17 +38,17 @@ from cluster.protocol import (
     MUTATIONS,
     NO_REQUEST,
     OK,
+    RESULTS,
+    SERIES,
     ProtocolViolation,
     Reader,
     decode_meta,
 )
-from cluster.server import series
 from cluster.server.fetching import FETCH
 from cluster.server.node import Read
 from cluster.server.requests import single_read, start, start_one_way
 from cluster.server.series import Series
 from hooks.configuration.definition import GROUP_PREFIX
-from pubsub.events import array_header
 from pubsub.limits import EFFECT_HOPS_MAX
 from pubsub.rejection import Rejection
 
@@ -147,24 +146,18 @@ class Connection:
         if self._room is not None:
             self._make_room()
 
-    def _answer_all(self, request_ids: list[int], results: list[Any]) -> None:
+    def _answer_all(self, series: Series, results: list[Any]) -> None:
         """Answer requests that were logged together. HOT."""
-        if set(map(type, results)) != {int}:
-            for request_id, result in zip(request_ids, results, strict=True):
-                self.answer(request_id, result)
+        pending = self._pending
+        if set(map(type, results)) == {int} and pending.keys() >= set(series.ids):
+            for request_id in series.ids:
+                del pending[request_id]
+            self.send(series.ids[0], RESULTS, results)
+            if self._room is not None:
+                self._make_room()
             return
-        every = list(zip(request_ids, repeat(OK), results, strict=False))
-        known = list(map(self._pending.pop, request_ids, repeat(None)))
-        if None in known:  # A late answer is none.
-            every = list(compress(every, known))
-            self._settle()
-        if every and not self._answers:
-            self._server.unflushed.append(self)
-        # In one call, which costs a third; without the header they follow each other.
-        if every:
-            self._answers.append(pack(every)[len(array_header(len(every))) :])
-        if self._room is not None:
-            self._make_room()
+        for request_id, result in zip(series.ids, results, strict=True):
+            self.answer(request_id, result)
 
     def answer_now(self, request_id: int, result: object) -> None:
         """Answer outside of a tick of the engine and of this connection's own task."""
@@ -290,28 +283,9 @@ class Connection:
         """Start each request. HOT."""
         server = self._server
         server.requests += len(requests)
-        # Not while the cluster has members that could not read it, nor when there may be no room.
-        together = (
-            server.node.machine.entry_version >= EACH_SINCE
-            and server.inflight_bytes <= server.limits.inflight_bytes_max
-            and not server.stopping
-        )
-        whole = series.whole(requests, self._last_id) if together else None
-        if whole is not None:
-            several, timeout_ms = whole
-            self._last_id = several.ids[-1]
-            self._pending.update(dict.fromkeys(several.ids, self._due(now, timeout_ms)))
-            self._submit_series(several)
-        else:
-            self._start_each(requests, now, together)
-        self._settle()
-
-    def _start_each(self, requests: list[Any], now: float, together: bool) -> None:
-        server = self._server
         actor, pending, submit = self.actor, self._pending, server.node.submit
         timeout_ms: int | None = None
         due = self._due(now, None)
-        several: Series | None = None
         for request in requests:
             try:
                 request_id, name, args, raw_meta = request
@@ -322,6 +296,9 @@ class Connection:
             if request_id <= self._last_id:
                 self._take_one_way(request_id, name, args)
                 continue
+            if name == SERIES:
+                self._start_series(request_id, args, raw_meta, now)
+                continue
             self._last_id = request_id
             pending[request_id] = due
             try:
@@ -329,17 +306,6 @@ class Connection:
                 if wanted_ms != timeout_ms:  # Neighbours mostly want the same.
                     timeout_ms, due = wanted_ms, self._due(now, wanted_ms)
                     pending[request_id] = due
-                if together and trace is None and client_id and name in series.VALUE_AT:
-                    value_bytes = series.value_bytes(name, args)
-                    if several is None or not several.takes(name, client_id, seq, value_bytes):
-                        if several is not None:
-                            self._submit_series(several)
-                        several = Series(name, client_id, seq)
-                    several.add(request_id, args, value_bytes)
-                    continue
-                if several is not None:  # what came first is started first
-                    self._submit_series(several)
-                    several = None
                 if server.stopping:
                     raise Stopping
                 if name not in _PROPOSED:
@@ -362,25 +328,31 @@ class Connection:
                 submit(operation, partial(self._mutated, request_id, size))
             except DefiniteError as error:
                 self.answer(request_id, error)
-        if several is not None:
-            self._submit_series(several)
+        self._settle()
 
-    def _submit_series(self, several: Series) -> None:
-        """Start requests that came together: as one operation, if that is possible. HOT."""
-        operation = several.operation(self.actor)
-        if operation is None:
-            self._submit_alone(several)
+    def _start_series(self, first_id: int, args: list[Any], raw_meta: Any, now: float) -> None:
+        """Start requests that came as one, as one operation if that is possible. HOT."""
+        try:
+            series = Series.of(first_id, args, raw_meta)
+        except Malformed as error:  # Nobody knows how many ids it has.
+            raise ProtocolViolation(error) from None
+        server = self._server
+        # Not while the cluster has members that could not read it, nor when there may be no room.
+        if (
+            server.node.machine.entry_version < EACH_SINCE
+            or server.inflight_bytes > server.limits.inflight_bytes_max
+            or server.stopping
+        ):
+            server.requests -= 1
+            self._start(series.requests(), now)
             return
+        server.requests += len(series.ids) - 1
+        self._last_id = series.ids[-1]
+        self._pending.update(dict.fromkeys(series.ids, self._due(now, series.timeout_ms)))
+        operation = series.operation(self.actor)
         size = len(operation)
         self._pending_bytes += size
-        self._server.node.submit(operation, partial(self._all_mutated, several, size))
-
-    def _submit_alone(self, several: Series) -> None:
-        submit = self._server.node.submit
-        for request_id, operation in several.operations(self.actor):
-            size = len(operation)
-            self._pending_bytes += size
-            submit(operation, partial(self._mutated, request_id, size))
+        server.node.submit(operation, partial(self._all_mutated, series, size))
 
     def _due(self, now: float, timeout_ms: int | None) -> tuple[float, int]:
         """The deadline that a timeout means, and the timeout in force."""
@@ -459,17 +431,21 @@ class Connection:
         self._pending_bytes -= size
         self.answer(request_id, result)
 
-    def _all_mutated(self, several: Series, size: int, results: object) -> None:
+    def _all_mutated(self, series: Series, size: int, results: object) -> None:
         """Each of them has a result, or all the same error. HOT."""
         self._pending_bytes -= size
         if isinstance(results, list):
-            self._answer_all(several.ids, results)
+            self._answer_all(series, results)
         elif isinstance(results, Rejection):
             # A new leader that had not applied yet what the others had wrote an older entry, which
             # does not have it: none of them happened.
-            self._submit_alone(several)
+            for request_id, name, call, (client_id, seq, _) in series.requests():
+                operation = pack_operation(client_id, seq, name, call, self.actor)
+                size = len(operation)
+                self._pending_bytes += size
+                self._server.node.submit(operation, partial(self._mutated, request_id, size))
         else:
-            for request_id in several.ids:
+            for request_id in series.ids:
                 self.answer(request_id, results)
 
 

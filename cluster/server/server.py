@@ -19,7 +19,7 @@ import trio
 
 from cluster.errors import DefiniteError
 from cluster.net import Listener, ListenerStatistics, Network, Session
-from cluster.protocol import RESPONSE_BYTES_MAX
+from cluster.protocol import RESPONSE_BYTES_MAX, SERIES_NAMES
 from cluster.server.connection import Connection
 from cluster.server.fetching import Fetches
 from cluster.server.limits import ServerLimits
@@ -165,6 +165,7 @@ class Server:
             "request_bytes_max": self.limits.request_bytes_max,
             "pipelined_requests_max": self.limits.pipelined_requests_max,
             "response_bytes_max": RESPONSE_BYTES_MAX,
+            "series": SERIES_NAMES,
         }
 
     def run_read(self, connection: Connection, read: Read) -> None:

@@ -13,7 +13,7 @@ from cluster.server import Server, ServerLimits
 from tests.cluster.fake_node import FakeNode
 from tests.cluster.raw_client import RawClient
 
-OK, ERROR, EVENTS, BOOKMARK = 0, 1, 2, 3
+OK, ERROR, EVENTS, BOOKMARK, CHANGE, RESULTS = 0, 1, 2, 3, 4, 5
 
 
 NO_SESSION = [0, 0, 5_000]

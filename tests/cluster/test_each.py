@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster import operations
-from cluster.limits import EACH_BYTES_MAX, EACH_CALLS_MAX, EACH_VALUE_BYTES_MAX, INTEGER_MAX
+from cluster.limits import EACH_CALLS_MAX, INTEGER_MAX
 from cluster.operations import EACH, REGULAR
 from pubsub.rejection import Rejection
 from tests.cluster.entries import Driver
 from tests.cluster.fake_node import FakeNode, requests_of
-from tests.cluster.served_node import ERROR, NO_SESSION, OK, served
+from tests.cluster.served_node import ERROR, NO_SESSION, OK, RESULTS, served
 from tests.cluster.waiting import until
 
 KEYS = st.sampled_from(["a", "b", "c"])
@@ -139,63 +139,92 @@ def submitted(node: FakeNode) -> list[list[tuple[int, str]]]:
     ]
 
 
-def write(request_id: int, name: str, seq: int, client_id: int = 1, **more: Any) -> list[Any]:
-    """A request of a session."""
-    value = more.get("value", b"v")
-    args = {
-        "put": ["k", value, None, None],
-        "publish": ["t", None, value, None, None],
-        "delete": ["k", None],
-    }[name]
-    return [request_id, name, args, [client_id, seq, 5_000, *more.get("trace", ())]]
+def write(request_id: int, name: str, seq: int) -> list[Any]:
+    """A request of session 1."""
+    return [request_id, name, {"put": PUT, "publish": PUBLISH}[name], [1, seq, 5_000]]
 
 
-async def test_what_comes_together_is_one_operation_in_its_order() -> None:
-    """Neighbours of one kind, of one session, with numbers that follow each other, and no more."""
+def series(first_id: int, first_seq: int, name: str, calls: list[Any], client_id: int = 1) -> Any:
+    """Requests that a client sends as one."""
+    return [first_id, "series", [name, msgpack.packb(calls)], [client_id, first_seq, 5_000]]
+
+
+PUT = ["k", b"v", None, None]
+PUBLISH = ["t", None, b"v", None, None]
+
+
+async def test_what_comes_as_one_is_one_operation_in_its_order() -> None:
+    """A series, and no more; all of its results leave as one response."""
     async with served() as port:
         client = await port.open()
         assert await client.ask(1, "session.open") == [OK, 1]
         port.node.held = True
         client.send(
-            write(2, "publish", 1), write(3, "publish", 2), write(4, "publish", 3),
+            series(2, 1, "publish", [PUBLISH] * 3),
             write(5, "put", 4), write(6, "put", 5),
-            write(7, "delete", 6), write(8, "delete", 7),
-            [9, "get", ["k", "local"], None],
-            write(10, "put", 8), write(11, "put", 10), write(12, "put", 11),
-            write(13, "put", 12, trace=["why"]),
-            write(14, "put", 13), [15, "put", ["k", b"v", None, None], NO_SESSION],
-            write(16, "put", 14, client_id=2),
+            [7, "get", ["k", "local"], None],
+            series(8, 6, "put", [PUT]),
+            [9, "put", PUT, NO_SESSION],
+            series(10, 7, "put", [PUT, PUT], client_id=2),
         )  # fmt: skip
-        await until(lambda: port.node.waiting == 14)
+        await until(lambda: port.node.waiting == 9)
         assert submitted(port.node) == [
             [(1, "publish"), (2, "publish"), (3, "publish")],
-            [(4, "put"), (5, "put")],
-            [(6, "delete")], [(7, "delete")],
-            [(8, "put")], [(10, "put"), (11, "put")],
-            [(12, "put")], [(13, "put")], [(0, "put")],
-            [(14, "put")],
+            [(4, "put")], [(5, "put")], [(6, "put")], [(0, "put")],
+            [(7, "put"), (8, "put")],
         ]  # fmt: skip
+        assert port.server.statistics().requests == 11
         port.node.release()
-        answers = [await client.receive() for _ in range(15)]
+        answers = [await client.receive() for _ in range(8)]
         found = {request_id: (status, value) for request_id, status, value in answers}
-        assert [found[i] for i in (2, 3, 4, 5, 6, 7, 8)] == [
-            (OK, 1), (OK, 2), (OK, 3), (OK, 4), (OK, 5), (OK, 6), (OK, 0),
-        ]  # fmt: skip
-        assert found[16][0] == ERROR  # there is no session 2
+        assert found[2] == (RESULTS, [1, 2, 3])
+        assert (found[5], found[6]) == ((OK, 4), (OK, 5))
+        assert found[8] == (RESULTS, [6])
+        assert {found[10][0], found[11][0]} == {ERROR}, "there is no session 2"
+        assert port.server.inflight_bytes == 0
+        assert await client.ask(12, "ping") == [OK, None], "the ids of a series are taken"
 
 
-async def test_each_is_answered_for_itself() -> None:
-    """One that is refused changes nothing for its neighbours."""
+async def test_each_is_answered_for_itself_where_one_is_refused() -> None:
+    """It changes nothing for its neighbours."""
     async with served() as port:
         client = await port.open()
         assert await client.ask(1, "session.open") == [OK, 1]
-        bad = write(3, "publish", 2)
-        bad[2][0] = "no topic at all!"
-        client.send(write(2, "publish", 1), bad, write(4, "publish", 3))
+        bad = ["no topic at all!", *PUBLISH[1:]]
+        client.send(series(2, 1, "publish", [PUBLISH, bad, PUBLISH]))
         first, refused, last = [await client.receive() for _ in range(3)]
         assert (first, last) == ([2, OK, 1], [4, OK, 2])
         assert refused[:2] == [3, ERROR]
         assert refused[2][3]["reason"] == "malformed"
+
+
+async def test_who_was_answered_with_a_timeout_is_not_answered_again() -> None:
+    """The others are."""
+    async with served() as port:
+        client = await port.open()
+        assert await client.ask(1, "session.open") == [OK, 1]
+        port.node.held = True
+        client.send(series(2, 1, "put", [PUT, PUT, PUT]))
+        await until(lambda: port.node.waiting == 3)
+        (connection,) = port.server.connections
+        connection._pending.pop(3)
+        port.node.release()
+        assert [await client.receive() for _ in range(2)] == [[2, OK, 1], [4, OK, 3]]
+        assert connection.is_idle
+
+
+async def test_all_of_a_series_time_out() -> None:
+    """Each with an answer of its own."""
+    async with served() as port:
+        client = await port.open()
+        assert await client.ask(1, "session.open") == [OK, 1]
+        port.node.held = True
+        request = series(2, 1, "put", [PUT, PUT])
+        request[3][2] = 1
+        client.send(request)
+        answers = [await client.receive() for _ in range(2)]
+        assert [(each[0], each[2][1]) for each in answers] == [(2, "timeout"), (3, "timeout")]
+        port.node.drop_waiting()
 
 
 async def test_all_get_the_error_of_their_operation() -> None:
@@ -204,37 +233,30 @@ async def test_all_get_the_error_of_their_operation() -> None:
         client = await port.open()
         assert await client.ask(1, "session.open") == [OK, 1]
         port.node.leader = None
-        client.send(*(write(i, "put", i - 1) for i in range(2, 6)))
+        client.send(series(2, 1, "put", [PUT] * 4))
         answers = [await client.receive() for _ in range(4)]
         assert [(each[0], each[1], each[2][1]) for each in answers] == [
             (i, ERROR, "no_leader") for i in range(2, 6)
         ]
 
 
-async def test_an_operation_stays_small() -> None:
-    """By number, by the bytes of values, and by all bytes: what is too large goes alone."""
+@pytest.mark.parametrize(
+    ("args", "meta"),
+    [
+        (["delete", msgpack.packb([["k"]])], [1, 1, 5_000]),
+        (["put", b"no msgpack"], [1, 1, 5_000]),
+        (["put", msgpack.packb([PUT])], None),
+    ],
+)
+async def test_what_is_no_series_ends_the_connection(args: list[Any], meta: Any) -> None:
+    """Nobody could tell which ids it has."""
     async with served() as port:
         client = await port.open()
-        assert await client.ask(1, "session.open") == [OK, 1]
-        port.node.held = True
-        client.send(*(write(i + 1, "put", i) for i in range(1, EACH_CALLS_MAX + 2)))
-        await until(lambda: port.node.waiting == EACH_CALLS_MAX + 1)
-        assert [len(run) for run in submitted(port.node)] == [EACH_CALLS_MAX, 1]
-        port.node.drop_waiting()
-        at = EACH_CALLS_MAX + 2
-        half = bytes(EACH_VALUE_BYTES_MAX // 2)
-        client.send(*(write(i + 1, "put", i, value=half) for i in range(at, at + 5)))
-        await until(lambda: port.node.waiting == 5)
-        assert [len(run) for run in submitted(port.node)] == [2, 2, 1]
-        port.node.drop_waiting()
-        headers = {"h": "x" * (EACH_BYTES_MAX // 2)}
-        large = [
-            [i + 1, "publish", ["t", None, b"", None, headers], [1, i, 5_000]]
-            for i in range(at + 5, at + 8)
-        ]
-        client.send(*large)
-        await until(lambda: port.node.waiting == 3)
-        assert [len(run) for run in submitted(port.node)] == [1, 1, 1]
+        client.send([1, "series", args, meta])
+        request_id, status, error = await client.receive()
+        assert (request_id, status, error[1]) == (0, ERROR, "malformed")
+        assert "series" in error[2]
+        assert await client.receive() is None
 
 
 async def test_older_members_are_not_given_what_they_do_not_know() -> None:
@@ -244,9 +266,10 @@ async def test_older_members_are_not_given_what_they_do_not_know() -> None:
         node.machine.entry_version = 2
         client = await port.open()
         node.held = True
-        client.send(*(write(i, "put", i) for i in range(1, 4)))
+        client.send(series(1, 1, "put", [PUT] * 3))
         await until(lambda: node.waiting == 3)
         assert [len(run) for run in submitted(node)] == [1, 1, 1]
+        assert port.server.statistics().requests == 3
 
 
 async def test_what_an_older_entry_refuses_goes_alone() -> None:
@@ -264,7 +287,7 @@ async def test_what_an_older_entry_refuses_goes_alone() -> None:
                 submit(operation, done)
 
         port.node.submit = refusing  # type: ignore[method-assign]
-        client.send(write(2, "put", 1), write(3, "put", 2), write(4, "put", 3))
+        client.send(series(2, 1, "put", [PUT] * 3))
         assert [await client.receive() for _ in range(3)] == [[2, OK, 1], [3, OK, 2], [4, OK, 3]]
         assert len(together) == 1
         assert port.server.inflight_bytes == 0
@@ -276,7 +299,7 @@ async def test_a_full_node_refuses_each() -> None:
         client = await port.open()
         assert await client.ask(1, "session.open") == [OK, 1]
         port.server.inflight_bytes = port.server.limits.inflight_bytes_max + 1
-        client.send(write(2, "put", 1), write(3, "put", 2))
+        client.send(series(2, 1, "put", [PUT, PUT]))
         answers = [await client.receive() for _ in range(2)]
         assert [(each[0], each[2][1]) for each in answers] == [(2, "overloaded"), (3, "overloaded")]
 
