@@ -1,8 +1,9 @@
 """`index.db`: the node's event index, its file, and the task that keeps it up.
 
-The write path knows nothing of it. The task follows the log in slices of less than a millisecond,
-two where it writes what a thousand events left. It gives way: while much is written it waits until
-it is INDEX_LAG_EVENTS_MAX behind, and while anything is written it takes a tenth of the time.
+The task follows the log in slices of less than a millisecond, two where it writes what a thousand
+events left. It gives way: while much is written it waits until it is INDEX_LAG_EVENTS_MAX behind,
+and while anything is written it takes a tenth of the time. The write path does one thing for it: it
+tells of events that are alike, as those of a stream mostly are, and those need not be read again.
 Queries look themselves at what is not indexed.
 
 The file is derived, so nothing about it stops a node. One that is missing, corrupt, foreign, of
@@ -14,6 +15,7 @@ May not: be in the way of a tick, or be needed for an answer.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
@@ -28,6 +30,7 @@ from cluster.corruption import CorruptState, storage_error
 from cluster.logs import NodeLog
 from cluster.storage import Storage
 from pubsub import log
+from pubsub.apply import Terms
 from pubsub.limits import INDEX_LAG_EVENTS_MAX, READ_BYTES_MAX
 from pubsub.log import Columns
 from pubsub.store import event_index, event_query
@@ -46,6 +49,7 @@ STEPS_MAX: Final = 4  # of one slice, for a clock that stands still
 STEP_EVENTS: Final = 256  # half a millisecond where they have little in common
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024  # written since the last one
 CACHE_BYTES: Final = 4 * 1024 * 1024
+ALIKE_MAX: Final = 256  # ranges of events that are remembered to be alike
 PAGE_BYTES: Final = 4096
 _CHECKSUM_BYTES: Final = 8
 _BUSY_MS: Final = 1_000
@@ -104,6 +108,14 @@ class Parts(NamedTuple):
             self.connection.close()
 
 
+class _Alike(NamedTuple):
+    """Events that all have the same terms."""
+
+    first_revision: int
+    last_revision: int
+    terms: Terms
+
+
 class _View(NamedTuple):
     """What readers see, replaced as a whole."""
 
@@ -143,6 +155,7 @@ class EventIndex:
         self._looked_at = -inf
         self._looked_revision = 0
         self._news = trio.Event()
+        self._alike: deque[_Alike] = deque(maxlen=ALIKE_MAX)
 
     # --- for the node ---
 
@@ -158,9 +171,18 @@ class EventIndex:
             self._is_told = True
             self._news.set()
 
+    def note(self, first_revision: int, count: int, terms: Terms) -> None:
+        """The events of an entry, which are alike. HOT."""
+        last = self._alike[-1] if self._alike else None
+        if last is None or (last.last_revision + 1, last.terms) != (first_revision, terms):
+            last = _Alike(first_revision, first_revision, terms)
+            self._alike.append(last)
+        self._alike[-1] = last._replace(last_revision=first_revision + count - 1)
+
     def installed(self) -> None:
         """A snapshot took the place of the state: look again whether the index is of this log."""
         self._proven = False
+        self._alike.clear()
         self.applied()
 
     async def run(self) -> None:
@@ -335,6 +357,8 @@ class EventIndex:
         following = recent.last_revision + 1
         events = None
         if recent.takes(following):
+            if self._take_alike(following):
+                return
             events = self._log.columns(following, STEP_EVENTS, READ_BYTES_MAX)
             if events is None:
                 return
@@ -349,6 +373,24 @@ class EventIndex:
         if recent.newest is None:
             recent = self._begin(following)
         recent.add(events)
+
+    def _take_alike(self, following: int) -> bool:
+        """Take events from this one on of which it is known that they are alike; False if it is
+        not."""
+        alike = self._alike
+        while alike and alike[0].last_revision < following:
+            alike.popleft()
+        if not alike or alike[0].first_revision > following:
+            return False
+        recent = self._recent
+        if recent.newest is None:
+            recent = self._begin(following)
+        last = min(alike[0].last_revision, recent.end)
+        at = self._log.columns(last, 1, 1)
+        if at is None or at.revisions[0] != last:
+            return False  # retention was there
+        recent.add_alike(last, alike[0].terms, at)
+        return True
 
     def _begin(self, first_revision: int) -> Recent:
         self._recent = Recent(first_revision)

@@ -1,10 +1,13 @@
 """The replicated state machine: the same log gives the same rows, results and digest everywhere.
 
-`apply` takes one committed entry of the Raft log; `commit` makes one transaction of the entries
-since the last one, with the applied index inside: after a crash exactly what is missing is applied
-again. `apply` is total: whatever an operation holds, the answer is a result or a Rejection that
-changed nothing. An exception that leaves it is a corrupt file, a disk that refuses, a log of a
-newer release, or our bug; the transaction is rolled back and this machine is of no more use.
+`apply` takes one committed entry of the Raft log: then its results are there, and its events.
+`finish` stores what of it is only in memory still, so that callers can be answered before; nobody
+finds it unfinished, because whoever takes the connection finishes it. `commit` makes one
+transaction of the entries since the last one, with the applied index inside: after a crash exactly
+what is missing is applied again. `apply` is total: whatever an operation holds, the answer is a
+result or a Rejection that changed nothing. An exception that leaves it, or `finish`, is a corrupt
+file, a disk that refuses, a log of a newer release, or our bug; the transaction is rolled back and
+this machine is of no more use.
 
 May not: read a clock, draw a random number, or know anything that is not in the entry or in the
 state.
@@ -15,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import apsw
 import msgpack
@@ -43,6 +46,7 @@ from cluster.sessions import NEW, Sessions
 from hooks import routing
 from hooks.replicated import registrations, reports, settings
 from pubsub import log
+from pubsub.apply import Terms
 from pubsub.events import (
     CLUSTER_LEADER_ELECTED,
     CLUSTER_MEMBERSHIP_CHANGED,
@@ -67,9 +71,17 @@ class Applied:
     term: int
     results: list[Any]  # one for each operation of the entry
     batch: log.Batch | None  # its events, if it made any
+    alike: Terms | None  # what all of them can be found by, if they are alike
     wall_ms: int  # the cluster's clock at this entry
     trimmed_to: int  # the newest event that retention took in this entry, or 0
-    digest: bytes  # of the state after it
+
+
+class _Unfinished(NamedTuple):
+    """What `finish` needs of the entry that was applied last."""
+
+    applied: Applied
+    command: bytes
+    packed_events: list[bytes]
 
 
 class Each(list[Any]):
@@ -80,12 +92,13 @@ class Machine:
     """The state behind one connection. Read its attributes freely; only `apply` changes them."""
 
     def __init__(self, connection: apsw.Connection) -> None:
-        self.connection = connection
+        self._connection = connection
+        self._unfinished: _Unfinished | None = None
         meta = state.load(connection)
         self.applied_index = meta.applied_index
         self.applied_term = meta.applied_term
         self.revision = meta.revision
-        self.digest = meta.digest
+        self._digest = meta.digest
         self.wall_ms = meta.wall_ms
         self.elapsed_ms = meta.elapsed_ms
         self.cluster_id = meta.cluster_id
@@ -93,7 +106,7 @@ class Machine:
         self.entry_version = state.entry_version(connection)
         # Which topics of the cluster reach subscribers; None: all of them.
         self.is_published = routing.published(settings.publish_topics(connection))
-        self.digests: dict[int, bytes] = {self.applied_index: self.digest}
+        self._digests: dict[int, bytes] = {self.applied_index: self._digest}
         self.duplicates = 0  # requests answered from the retry window, since start
         self._leader = meta.leader
         self._leader_term = meta.leader_term
@@ -108,6 +121,24 @@ class Machine:
         self._registry = self._registries[VERSION]  # of the entry in progress
         # name -> [done, rejected] since start; metrics, not state
         self.operations = {name: [0, 0] for name in self._registry}
+
+    @property
+    def connection(self) -> apsw.Connection:
+        """To the whole applied state."""
+        self.finish()
+        return self._connection
+
+    @property
+    def digest(self) -> bytes:
+        """Of the applied state."""
+        self.finish()
+        return self._digest
+
+    @property
+    def digests(self) -> dict[int, bytes]:
+        """Those after the last entries, by log index."""
+        self.finish()
+        return self._digests
 
     def get(self, key: str) -> kv.Row | None:
         """What the applied state holds under `key`. Only between entries. HOT."""
@@ -125,59 +156,68 @@ class Machine:
     def apply(self, index: int, term: int, command: bytes) -> Applied:
         """Apply the entry at `index`. One that was applied before is ignored: it has no results."""
         if index <= self.applied_index:
-            return Applied(index, term, [], None, self.wall_ms, 0, self.digest)
+            return Applied(index, term, [], None, None, self.wall_ms, 0)
+        self.finish()
         if self._failed or index != self.applied_index + 1:
             raise AssertionError(f"entry {index} after {self.applied_index}")
-        self._failed = True
-        execute = self.connection.execute
-        try:
-            if not self._uncommitted:
-                execute("BEGIN IMMEDIATE")
-            results = self._interpret(index, term, command)
-            applied = self._finish(index, term, command, results)
-        except apsw.Error as error:
-            self._roll_back()
-            raise storage_error(self.connection.filename, error) from error
-        except BaseException:
-            self._roll_back()
-            raise
-        self._failed = False
-        self._adopt(applied)
+        results = self._all_or_nothing(self._interpret, index, term, command)
+        apply = self._apply
+        batch, count = None, apply.revision - self.revision
+        if count:
+            batch = log.Batch.joined(
+                self.revision + 1, index, apply.wall_ms, apply.packed_events, count
+            )
+        applied = Applied(index, term, results, batch, apply.alike, apply.wall_ms, apply.trimmed_to)
+        self._unfinished = _Unfinished(applied, command, apply.packed_events)
+        self.applied_index = index
+        self.applied_term = term
+        self.revision = apply.revision
+        self.wall_ms = apply.wall_ms
+        self.elapsed_ms = apply.elapsed_ms
         self._uncommitted += 1
         self._uncommitted_bytes += len(command)
         return applied
+
+    def finish(self) -> None:
+        """Store what the last entry left in memory: results, events, and the digest after it."""
+        if self._unfinished is not None:
+            unfinished, self._unfinished = self._unfinished, None
+            self._all_or_nothing(self._finish, *unfinished)
 
     def commit(self) -> None:
         """Make one transaction of what was applied since the last one. A crash before it takes the
         state back to there, and the Raft log brings it forward again."""
         if not self._uncommitted:
             return
+        if self._failed:
+            raise AssertionError("what was applied is rolled back")
+        self.finish()
         try:
             self._store_published()
-            self.connection.execute(
+            self._connection.execute(
                 "UPDATE meta SET applied_index = ?, applied_term = ?, revision = ?, digest = ?,"
                 " wall_ms = ?, elapsed_ms = ?, next_client_id = ?",
                 (
                     self.applied_index,
                     self.applied_term,
                     self.revision,
-                    self.digest,
+                    self._digest,
                     self.wall_ms,
                     self.elapsed_ms,
                     self._next_client_id,
                 ),
             )
-            self.connection.execute("COMMIT")
+            self._connection.execute("COMMIT")
         except apsw.Error as error:
             self._failed = True
             self._roll_back()
-            raise storage_error(self.connection.filename, error) from error
+            raise storage_error(self._connection.filename, error) from error
         self._uncommitted = self._uncommitted_bytes = 0
 
     def _store_published(self) -> None:
         published = self._apply.published
         if published and self.entry_version > 1:
-            topic_tails.store(self.connection, published)
+            topic_tails.store(self._connection, published)
         published.clear()
 
     @property
@@ -192,6 +232,8 @@ class Machine:
 
     def _interpret(self, index: int, term: int, command: bytes) -> list[Any]:
         """Run what the command says; the clocks of the entry are in force from here on."""
+        if not self._uncommitted:
+            self._connection.execute("BEGIN IMMEDIATE")
         kind = command[0] if command else REGULAR
         if kind > MEMBERSHIP:
             raise UnsupportedEntry("kind", kind, MEMBERSHIP)
@@ -209,9 +251,9 @@ class Machine:
         if version > self.entry_version:
             if self.entry_version < 2:
                 apply.published.clear()  # of older entries: the log knows more of them
-                topic_tails.adopt(self.connection, self.revision)
+                topic_tails.adopt(self._connection, self.revision)
             self.entry_version = version
-            state.note_entry_version(self.connection, version)
+            state.note_entry_version(self._connection, version)
         if kind == REGULAR:
             return self._run_operations(items[3:])
         if kind == NO_OP:
@@ -322,51 +364,40 @@ class Machine:
             return _malformed(f"{name}: the arguments must be a list")
         return self._run(name, args)
 
-    def _finish(self, index: int, term: int, command: bytes, results: list[Any]) -> Applied:
-        """Store what the entry left in memory: results, events, and how far the state is now."""
-        apply = self._apply
-        self._sessions.flush(index, apply.elapsed_ms)
-        batch = None
-        count = apply.revision - self.revision
-        if count:
-            batch = log.Batch.joined(
-                self.revision + 1, index, apply.wall_ms, apply.packed_events, count
-            )
-            log.append(self.connection, batch)
-        digest = blake2b(self.digest, digest_size=DIGEST_BYTES)
-        digest.update(self._pack((index, term, apply.revision, self._next_client_id)))
+    def _finish(self, applied: Applied, command: bytes, packed_events: list[bytes]) -> None:
+        index, term, results, batch = applied.index, applied.term, applied.results, applied.batch
+        self._sessions.flush(index, self.elapsed_ms)
+        if batch is not None:
+            log.append(self._connection, batch)
+        digest = blake2b(self._digest, digest_size=DIGEST_BYTES)
+        digest.update(self._pack((index, term, self.revision, self._next_client_id)))
         digest.update(command)
         # a release may reword what it tells people
         digest.update(self._pack(_without_words(results)))
-        for packed in apply.packed_events:
+        for packed in packed_events:
             digest.update(packed)
-        digested = digest.digest()
-        return Applied(
-            index=index,
-            term=term,
-            results=results,
-            batch=batch,
-            wall_ms=apply.wall_ms,
-            trimmed_to=apply.trimmed_to,
-            digest=digested,
-        )
+        self._digest = self._digests[index] = digest.digest()
+        if len(self._digests) > DIGESTS_MAX:
+            del self._digests[next(iter(self._digests))]
 
-    def _adopt(self, applied: Applied) -> None:
-        """The entry is applied: the attributes follow."""
-        apply = self._apply
-        self.applied_index = applied.index
-        self.applied_term = applied.term
-        self.revision = apply.revision
-        self.wall_ms = apply.wall_ms
-        self.elapsed_ms = apply.elapsed_ms
-        self.digest = self.digests[applied.index] = applied.digest
-        if len(self.digests) > DIGESTS_MAX:
-            del self.digests[next(iter(self.digests))]
+    def _all_or_nothing(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """What the work raises undoes the transaction, and ends this machine."""
+        self._failed = True
+        try:
+            result = work(*arguments)
+        except apsw.Error as error:
+            self._roll_back()
+            raise storage_error(self._connection.filename, error) from error
+        except BaseException:
+            self._roll_back()
+            raise
+        self._failed = False
+        return result
 
     def _roll_back(self) -> None:
-        if self.connection.in_transaction:
+        if self._connection.in_transaction:
             try:
-                self.connection.execute("ROLLBACK")
+                self._connection.execute("ROLLBACK")
             except apsw.Error:
                 pass  # some errors roll back by themselves; what matters is the first one
 
@@ -382,7 +413,7 @@ class Machine:
         data = (leader, self._leader, term, voters, learners)
         self._apply.emit(CLUSTER_LEADER_ELECTED, None, data, None)
         self._leader, self._leader_term = leader, term
-        self.connection.execute("UPDATE meta SET leader = ?, leader_term = ?", (leader, term))
+        self._connection.execute("UPDATE meta SET leader = ?, leader_term = ?", (leader, term))
         return []
 
     def _change_membership(self, items: list[Any]) -> list[Any]:
@@ -400,12 +431,12 @@ class Machine:
         revision = emit(CLUSTER_MEMBERSHIP_CHANGED, None, (voters, learners, node, change), None)
         if change == "removed":
             emit(CLUSTER_NODE_REMOVED, None, (node,), None)
-            reports.forget(self.connection, node)
+            reports.forget(self._connection, node)
             registrations.remove_node(self._apply, node)
         elif change != "promoted":
             emit(CLUSTER_NODE_ADDED, None, (node, address, change.removeprefix("added_")), None)
         self.members = members
-        self.connection.execute("UPDATE meta SET members = ?", (self._pack(members),))
+        self._connection.execute("UPDATE meta SET members = ?", (self._pack(members),))
         return [revision]
 
     # --- operations that need more than the state ---

@@ -94,6 +94,7 @@ class Node:
         self.network = ports.network
         self._last_leader: str | None = None
         self._is_serving = self._stopping = False
+        self._persisted = 0  # of the log, when the last tick was over
         self.directory = DataDir.open(config.node.data_dir, self.name, self._mint_uid)
         self.storage: Storage | None = None
         self.engine: Engine | None = None
@@ -377,17 +378,16 @@ class Node:
         core.read(done)  # type: ignore[arg-type]
         self._wake()
 
-    def hasten(self) -> None:
-        """Work now on what was submitted and asked."""
+    def hasten(self, is_alone: bool) -> None:
+        """Work now on what was submitted and asked, if there is nobody to wait for."""
         if self.engine is not None:
-            self.engine.hasten()
+            self.engine.hasten(is_alone)
 
     def read_events(self, from_revision: int, events_max: int, bytes_max: int) -> list[Event]:
         """The applied log from a revision on, in order; empty at its end."""
         assert self.storage is not None, "only a node that belongs to a cluster is served"
-        return read_events(
-            self.storage.tail, self.machine.connection, from_revision, events_max, bytes_max
-        )
+        connect = self.storage.connect
+        return read_events(self.storage.tail, connect, from_revision, events_max, bytes_max)
 
     def compacted(self, pattern: str, from_revision: int) -> Compacted | None:
         """Whether retention took what a reader of `pattern` needs, and where it may go on."""
@@ -491,22 +491,29 @@ class Node:
         # the results of each of those that came together count
         count = sum(len(one) if isinstance(one, Each) else 1 for one in applied.results)
         self.metrics.entry_operations.observe(count)
+        batch = applied.batch
+        if batch is not None and applied.alike is not None and self.index is not None:
+            self.index.note(batch.first_revision, batch.count, applied.alike)
 
     def _stepped(self, applied: bool) -> None:
-        """After each tick: tell who waits for applied entries, then let the ports flush."""
+        """After each tick: answer, tell who waits for applied entries, and then do the rest."""
         core = self.core
-        if core is None:
+        if core is None or self.storage is None:
             return
         if core.leader != self._last_leader:
             self._leader_changed(core)
         self.peering.follow_members()
+        self._flush()
         if applied:
-            self._compare_digests(core)
             for callback in self.on_applied:
                 callback()
-        self._flush()
-        if applied and self.storage is not None:
-            self.storage.commit_if_due()
+            self._flush()
+        persisted, self._persisted = self._persisted, core.log.persisted_index
+        # Who was answered may be back soon. The good time for a leader is that in which followers
+        # write what it sent them: it has then just written the same itself.
+        if not (applied and core.is_leader and core.log.persisted_index == persisted):
+            self.storage.write()
+            self._compare_digests(core)
 
     def _flush(self) -> None:
         for callback in self.on_flush:

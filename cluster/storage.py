@@ -109,8 +109,13 @@ class Storage:
         self._on_applied(applied)
         return applied.results
 
-    def commit_if_due(self) -> None:
-        """Between two ticks: write what was applied, if it is much."""
+    def connect(self) -> apsw.Connection:
+        """To the whole applied state, which is finished for that."""
+        return self.machine.connection
+
+    def write(self) -> None:
+        """When nobody waits: store what applying left in memory, and commit if it is much."""
+        self.machine.finish()
         if self.machine.is_commit_due:
             self.machine.commit()
 

@@ -5,7 +5,8 @@ of it and of its arguments. Time enters only here, as the entry's two clocks.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from operator import itemgetter
+from typing import Any, Final
 
 import apsw
 import msgpack
@@ -16,11 +17,18 @@ from pubsub.rejection import Rejection
 
 Run = Callable[[str, Any], Any]
 
+Terms = tuple[int | str, str | None, Meta | None]
+"""What an event can be found by: its topic, key and meta."""
+
+_VARIOUS: Final = ()
+_topic_and_key: Final = itemgetter(0, 1)
+
 
 class Apply:
     """The state and the clocks of the entry in progress, and the events that it makes."""
 
     __slots__ = (
+        "_alike",
         "_pack",
         "connection",
         "elapsed_ms",
@@ -61,6 +69,7 @@ class Apply:
         self.elapsed_ms = elapsed_ms
         self.revision = revision
         self.packed_events: list[bytes] = []  # one after the other, or several in one piece
+        self._alike: Terms | tuple[()] = _VARIOUS
         self.trimmed_to = 0  # the newest event that retention took in this entry
         self.meta = None
 
@@ -70,16 +79,28 @@ class Apply:
         The event is packed at once: its bytes are what the digest covers, what SQLite stores and
         what the in-memory tail keeps, so nothing on this path packs it again.
         """
+        self._compare((topic, key, meta))
         self.packed_events.append(self._pack((topic, key, data, meta)))
         self.revision = revision = self.revision + 1
         return revision
 
     def emit_all(self, events: Sequence[tuple[int | str, str | None, object, Meta | None]]) -> None:
-        """Append events `(topic, key, data, meta)` side by side. HOT."""
+        """Append events `(topic, key, data, meta)` of one meta side by side. HOT."""
+        kinds = set(map(_topic_and_key, events))
+        self._compare((*kinds.pop(), events[0][3]) if len(kinds) == 1 else _VARIOUS)
         # In one call, which costs half; the array that this makes of them is the batch's.
         header = len(array_header(len(events)))
         self.packed_events.append(self._pack(events)[header:])
         self.revision += len(events)
+
+    def _compare(self, terms: Terms | tuple[()]) -> None:
+        if terms != self._alike:
+            self._alike = _VARIOUS if self.packed_events else terms
+
+    @property
+    def alike(self) -> Terms | None:
+        """What all events of this entry can be found by; None if they differ, or may."""
+        return self._alike or None
 
     def atomically(self, steps: Callable[[], Any]) -> Any:
         """Run `steps`; if they return a Rejection, the state and the events are as before them."""

@@ -9,7 +9,7 @@ revision comes next, and a reader who gets nothing is at the head.
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -353,11 +353,15 @@ class Tail:
 
 
 def read_events(
-    tail: Tail, connection: apsw.Connection, from_revision: int, events_max: int, bytes_max: int
+    tail: Tail,
+    connect: Callable[[], apsw.Connection],
+    from_revision: int,
+    events_max: int,
+    bytes_max: int,
 ) -> list[Event]:
-    """As `read`, from memory if the tail reaches back that far."""
+    """As `read`, from memory if the tail reaches back that far: then nothing is connected to."""
     events = tail.read(from_revision, events_max, bytes_max)
-    return read(connection, from_revision, events_max, bytes_max) if events is None else events
+    return read(connect(), from_revision, events_max, bytes_max) if events is None else events
 
 
 class _Collected:

@@ -177,6 +177,10 @@ class Core(Leading):
             and self._gathering.waits(now, len(proposals.pending))
         )
 
+    def has_all(self) -> bool:
+        """Whether everybody who could be expected has proposed something."""
+        return self.is_leader and self._gathering.is_complete(len(self.proposals.pending))
+
     def read(self, done: ReadDone) -> None:
         """Ask for a linearizable read: `done(None)` once the local state is fresh enough."""
         self._new_reads.append(done)
@@ -315,6 +319,7 @@ class Core(Leading):
         self._append_own(command, index)
         self.proposals.wait(index, self.term, 0, callers)
         self._gathering.appended(len(proposals), self.proposals.under_way)
+        self._paced(self._now)
         answered: Forwarded | None = None
         for position, origin in enumerate(origins):
             if origin is not None and origin is not answered:

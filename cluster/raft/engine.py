@@ -1,12 +1,12 @@
 """What drives a node's Raft: take what arrived, run one `Driver.step`, tell.
 
-A peer's messages are worked on at once, in the task that received them, and so is a lone request:
-waiting for another turn of the loop would cost each hop of a write as much again. All else (many
-requests, timers, work left over) waits for the engine's own task, and what had better wait for
-others first (gathering.py) does not even wake it. Everything that
-may wait lives elsewhere; nothing here may take longer than a heartbeat. Others in the same trio
-thread hand in messages, proposals and reads synchronously and are answered from here, so that no
-request needs a task.
+A peer's messages are worked on at once, in the task that received them, and so are a lone request
+and the last of those that were expected: waiting for another turn of the loop would cost each hop
+of a write as much again. All else (other requests, timers, work left over) waits for the engine's
+own task, and what had better wait for others first (gathering.py) does not even wake it. Everything
+that may wait lives elsewhere; nothing here may take longer than a heartbeat. Others in the same
+trio thread hand in messages, proposals and reads synchronously and are answered from here, so that
+no request needs a task.
 """
 
 from __future__ import annotations
@@ -96,9 +96,10 @@ class Engine:
             self._inbox += [(sender, message) for message in messages]
             self.wake()
 
-    def hasten(self) -> None:
-        """Work now on what was handed in: nobody is about to hand in more that could share it."""
-        if self._runs and self._due:
+    def hasten(self, is_alone: bool) -> None:
+        """Work now on what was handed in if nobody is about to hand in more that could share it:
+        as this node knows (`is_alone`), or a leader of all who propose."""
+        if self._runs and self._due and (is_alone or self.core.has_all()):
             self._guard(self._tick, self._clock())
 
     def _receive(self, sender: str, messages: Sequence[Message]) -> None:

@@ -33,9 +33,13 @@ class Gathering:
         self._skips = 0
         self._skips_next = 1
 
+    def is_complete(self, waiting: int) -> bool:
+        """Whether `waiting` operations are as many as can be expected."""
+        return waiting >= self._expected
+
     def waits(self, now: float, waiting: int) -> bool:
         """Whether `waiting` operations had better wait for more. HOT."""
-        if waiting >= self._expected or self._skips:
+        if self.is_complete(waiting) or self._skips:
             return False
         if self.deadline == inf:
             self.deadline = now + GATHER_S

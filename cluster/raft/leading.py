@@ -18,6 +18,9 @@ from cluster.raft.stock import Message
 COMMIT_NOTICE_S = 0.001
 """How long a follower may wait to hear of a commit that nobody there waits for: the next entries
 usually bring it, and a message of its own costs both sides a wake-up."""
+STREAM_S = 0.003
+"""Where entries follow each other no slower than this, a follower waits for the next one, until
+twice the time has passed that the last one took to come."""
 
 
 _Place = tuple[int, int, bool]
@@ -38,6 +41,8 @@ class Leading(Consensus):
         self._early: list[tuple[str, Message]] = []
         self._heartbeat_at: float = arguments["now"]
         self._notice_at = float("inf")
+        self._appended_at = float("-inf")
+        self._append_interval = float("inf")  # between the last two entries of callers
         super().__init__(**arguments)
 
     def progress(self) -> dict[str, Progress]:
@@ -71,7 +76,17 @@ class Leading(Consensus):
         if not uninformed:
             self._notice_at = float("inf")
         elif notice_at == float("inf"):
-            self._notice_at = now + COMMIT_NOTICE_S
+            self._notice_at = self._notice_due(now)
+
+    def _paced(self, now: float) -> None:
+        """An entry of callers was appended."""
+        self._append_interval, self._appended_at = now - self._appended_at, now
+
+    def _notice_due(self, now: float) -> float:
+        due = now + COMMIT_NOTICE_S
+        if self._append_interval > STREAM_S:
+            return due
+        return max(due, self._appended_at + 2 * self._append_interval)
 
     def _heartbeat_message(self, progress: Progress) -> Message:
         """Carries no entries and no position: it commits what the peer has confirmed to have."""
@@ -135,7 +150,7 @@ class Leading(Consensus):
             self._confirm_reads()
         if message["match"] is not None:
             if progress.lacks_commit(self.commit_index):
-                self._notice_at = min(self._notice_at, now + COMMIT_NOTICE_S)
+                self._notice_at = min(self._notice_at, self._notice_due(now))
         elif message["reset_to"] is not None and message["flight"] == progress.flight:
             progress.restart(message["reset_to"])
 

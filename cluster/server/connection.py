@@ -252,8 +252,8 @@ class Connection:
                     self._start(requests, trio.current_time())
                 finally:
                     self._start_reads()
-                if len(self._pending) == 1 and server.inflight_bytes == self._settled_bytes:
-                    server.node.hasten()
+                nobody_else = server.inflight_bytes == self._settled_bytes
+                server.node.hasten(len(self._pending) == 1 and nobody_else)
                 server.flush()
 
     async def _wait_room(self) -> int:

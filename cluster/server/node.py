@@ -104,8 +104,9 @@ class ServedNode(Protocol):
     def read_index(self, done: Callable[[TremulaError | None], None]) -> None:
         """Answer None once the applied state is as fresh as the cluster was at this call."""
 
-    def hasten(self) -> None:
-        """Start on what was submitted and asked now: no other request is under way to share it."""
+    def hasten(self, is_alone: bool) -> None:
+        """Start now on what was submitted and asked, if nobody else is to share it: `is_alone` says
+        that no other request is under way here."""
 
     def read_events(self, from_revision: int, events_max: int, bytes_max: int) -> list[Event]:
         """The log from a revision on."""

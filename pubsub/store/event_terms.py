@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
+from pubsub.apply import Terms
 from pubsub.events import Identifier, Meta, expand, topic_name
 from pubsub.log import Columns
 
@@ -77,6 +78,23 @@ class Recent:
         self._revisions += revisions
         self.newest = log_index, wall_ms
         self.last_revision = revisions[-1]
+
+    @property
+    def end(self) -> int:
+        """The last revision that it takes, if none is missing."""
+        return min(self.first_revision + RUN_EVENTS - 1, self.first_revision | LOW)
+
+    def add_alike(self, last_revision: int, terms: Terms, at: Columns) -> None:
+        """Take all up to this revision, which have the same terms; `at` is of the last one."""
+        topic, key, meta = terms
+        name = topic_name(topic)
+        self.topics.add(name)
+        revisions = range(self.last_revision + 1, last_revision + 1)
+        for kind, value in enumerate((name, key, *expand(meta)[:3])):
+            self._note_all(kind, None if value is None else _hash(kind, value), revisions)
+        self._revisions += revisions
+        self.newest = at.log_index, at.wall_ms
+        self.last_revision = last_revision
 
     def _note_all(self, kind: int, number: int | None, revisions: Sequence[int]) -> None:
         """All of these events have the same term of a kind, or none."""

@@ -95,6 +95,11 @@ class Driver:
         body = operations.seal(payloads, self.wall_ms, self.elapsed_ms)
         return self.apply(bytes((REGULAR,)) + body)
 
+    def digest_after(self, *payloads: bytes) -> bytes:
+        """The digest of the state after one more entry."""
+        self.entry(*payloads)
+        return self.machine.digest
+
     def do(self, name: str, *args: Any, client: int = 0, seq: int = 0, **meta: Any) -> Any:
         """Apply one operation as one entry; returns its result."""
         applied = self.entry(operations.pack(client, seq, name, args, **meta))

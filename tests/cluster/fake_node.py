@@ -89,12 +89,14 @@ class FakeNode:
         self._reads.append(done)
         self._work.set()
 
-    def hasten(self) -> None:
+    def hasten(self, is_alone: bool) -> None:
         """See `ServedNode`; tests say when work is done."""
 
     def read_events(self, from_revision: int, events_max: int, bytes_max: int) -> list[Event]:
         """See `ServedNode`."""
-        return read_events(self.tail, self.machine.connection, from_revision, events_max, bytes_max)
+        return read_events(
+            self.tail, lambda: self.machine.connection, from_revision, events_max, bytes_max
+        )
 
     def compacted(self, pattern: str, from_revision: int) -> Compacted | None:
         """See `ServedNode`."""

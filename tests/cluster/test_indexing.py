@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import apsw
@@ -24,6 +25,7 @@ from pubsub.log import Columns
 from pubsub.store import event_index, event_query
 from pubsub.store.event_query import Filter, RecentSource, RunSource
 from pubsub.store.event_terms import RUN_EVENTS, Recent
+from pubsub.topics import Pattern
 from tests.cluster.waiting import until
 
 
@@ -42,6 +44,14 @@ class FakeLog:
             packed = msgpack.packb(["t", f"key-{revision}", [b"", None, None], None])
             batch = log.Batch.joined(revision, revision + 5, revision, [packed])
             log.append(self.connection, batch)
+
+    def stream(self, count: int, topic: str, key: str | None, actor: str | None) -> int:
+        """One entry of events that are alike; returns the first one's revision."""
+        first = self.revision + 1
+        meta = None if actor is None else [actor]
+        packed = [msgpack.packb([topic, key, [b"", None, None], meta])] * count
+        log.append(self.connection, log.Batch.joined(first, first + 5, first, packed))
+        return first
 
     @property
     def revision(self) -> int:
@@ -84,6 +94,19 @@ class Home:
         finally:
             parts.close()
         return [event.revision for event in page.events]
+
+    def all(self, **wanted: Any) -> tuple[list[int], list[int]]:
+        """Revisions of what matches, by the index and without it."""
+        parts = self.index.parts()
+        found = []
+        for sources in (parts.sources, []):
+            page = event_query.query(
+                self.log.connection, sources, Filter(**wanted), 1, 1 << 62,
+                limit=1 << 20, bytes_max=1 << 30, examined_max=1 << 20,
+            )  # fmt: skip
+            found.append([event.revision for event in page.events])
+        parts.close()
+        return found[0], found[1]
 
     def covered(self) -> int:
         """How far the index reaches for readers."""
@@ -234,6 +257,71 @@ async def test_a_snapshot_leaves_a_gap(tmp_path: Path, autojump_clock: object) -
     parts.close()
     assert home.find(f"key-{11 * RUN_EVENTS}") == [11 * RUN_EVENTS]
     assert home.find("key-5") == []
+    home.index.close()
+
+
+async def test_a_stream_is_not_read_again(tmp_path: Path, autojump_clock: object) -> None:
+    """Of events that were told to be alike only the last one of each run is looked at."""
+    followed = FakeLog()
+    home = Home(tmp_path, followed)
+    whole, read = followed.columns, 0
+
+    def columns(from_revision: int, events_max: int, bytes_max: int) -> Columns | None:
+        nonlocal read
+        found = whole(from_revision, events_max, bytes_max)
+        read += len(found.revisions) if found is not None else 0
+        return found
+
+    followed.columns = columns  # type: ignore[method-assign]
+    for _ in range(200):
+        home.index.note(followed.stream(60, "t", None, "ann"), 60, ("t", None, ["ann"]))
+    await lived(home)
+    assert home.covered() == 12_000
+    assert read <= 12_000 / RUN_EVENTS + 1
+    assert home.all(actor="ann") == (list(range(1, 12_001)),) * 2
+    assert home.all(actor="bob") == ([], [])
+    home.index.close()
+    again = Home(tmp_path, followed)
+    await lived(again)
+    assert again.index.rebuilds == 0
+    again.index.close()
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_whatever_is_told_to_be_alike_is_found(
+    seed: int, tmp_path: Path, autojump_clock: object
+) -> None:
+    """Streams that change, events between them, entries that nobody tells of, retention."""
+    random = Random(seed)
+    followed = FakeLog()
+    home = Home(tmp_path, followed)
+    terms = [("t", None, "ann"), ("t", "k", "ann"), ("u", "k", None)]
+
+    def write() -> None:
+        stream = random.choice(terms)
+        for _ in range(random.randrange(1, 120)):
+            if random.random() < 0.05:
+                stream = random.choice(terms)
+            topic, key, actor = stream
+            count = random.randrange(1, 40)
+            if random.random() < 0.03:
+                followed.append(count)
+                continue
+            first = followed.stream(count, topic, key, actor)
+            if random.random() < 0.97:
+                home.index.note(first, count, (topic, key, None if actor is None else [actor]))
+        if random.random() < 0.3:
+            followed.connection.execute(
+                "DELETE FROM event_batches WHERE first_revision + count < ?",
+                (random.randrange(followed.revision),),
+            )
+
+    write()
+    await lived(home, *[write] * 6)
+    for wanted in ({"actor": "ann"}, {"key": "k"}, {"pattern": Pattern("u")}):
+        by_index, scanned = home.all(**wanted)
+        assert by_index == scanned, wanted
+    assert home.index.rebuilds == 0
     home.index.close()
 
 

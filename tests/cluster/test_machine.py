@@ -125,9 +125,9 @@ def test_two_machines_agree_though_one_restarts(tmp_path: Path) -> None:
 def test_different_entries_give_different_digests() -> None:
     """The digest covers command, results and events; a node that applied another entry shows."""
     one, other = Driver(), Driver()
-    assert one.entry(put("a")).digest == other.entry(put("a")).digest
-    assert one.entry(put("b", b"1")).digest != other.entry(put("b", b"2")).digest
-    assert one.entry(put("c")).digest != other.entry(put("c")).digest, "differences stay"
+    assert one.digest_after(put("a")) == other.digest_after(put("a"))
+    assert one.digest_after(put("b", b"1")) != other.digest_after(put("b", b"2"))
+    assert one.digest_after(put("c")) != other.digest_after(put("c")), "differences stay"
 
 
 def test_rows_that_differ_show_when_they_are_used() -> None:
@@ -138,7 +138,7 @@ def test_rows_that_differ_show_when_they_are_used() -> None:
     other.connection.execute("UPDATE kv SET value = ?", (b"2",))
     other.machine = Machine(other.connection)  # which remembers no row
     look = operations.pack(0, 0, "txn", [[], [["get", "a"]], []])
-    assert one.entry(look).digest != other.entry(look).digest
+    assert one.digest_after(look) != other.digest_after(look)
 
 
 def test_an_operation_that_is_refused_late_is_taken_back() -> None:
@@ -316,6 +316,45 @@ def test_what_is_not_ours_leaves_the_state_alone() -> None:
         driver.do("put", "c", b"")
 
 
+def test_an_entry_is_applied_before_it_is_stored(tmp_path: Path) -> None:
+    """Its results and events are there for callers; whoever looks at the state finds it whole."""
+    driver, other = Driver(tmp_path / "state.db"), Driver()
+    driver.commits_each = False
+    payload = operations.pack(0, 0, "publish", ["t", None, b"v", None, None])
+    for _ in range(2):
+        reader, machine = driver.connection.cursor(), driver.machine
+        applied = driver.entry(payload)
+        assert applied.results == [machine.revision]
+        assert applied.batch is not None
+        rows = reader.execute("SELECT count(*) FROM event_batches").get
+        assert rows == machine.revision - 1, "not yet"
+        assert machine.digest == other.digest_after(payload)
+        assert reader.execute("SELECT count(*) FROM event_batches").get == machine.revision
+    driver.entry(payload)
+    driver.machine.commit()
+    other.entry(payload)
+    assert driver.rows() == other.rows()
+
+
+def test_what_cannot_be_stored_ends_the_machine() -> None:
+    """All since the last commit is taken back, and nothing claims that it was applied."""
+    driver = Driver()
+    driver.do("put", "a", b"")
+    driver.machine.commit()
+    before = driver.rows()
+    driver.connection.execute("CREATE TEMP TRIGGER full BEFORE INSERT ON event_batches"
+                              " BEGIN SELECT RAISE(ABORT, 'full'); END")  # fmt: skip
+    driver.commits_each = False
+    driver.entry(put("b"))
+    with pytest.raises(apsw.ConstraintError, match="full"):
+        driver.machine.finish()
+    with pytest.raises(AssertionError):
+        driver.machine.commit()
+    with pytest.raises(AssertionError):
+        driver.entry(put("c"))
+    assert driver.rows() == before
+
+
 def test_an_entry_of_a_newer_release_stops_the_machine() -> None:
     """Neither its kind nor its version is guessed at."""
     driver = Driver()
@@ -413,7 +452,7 @@ def test_digests_of_the_newest_entries_are_remembered() -> None:
     digests = {driver.machine.applied_index: driver.machine.digest}
     for _ in range(DIGESTS_MAX + 10):
         applied = driver.apply(bytes((NO_OP,)))
-        digests[applied.index] = applied.digest
+        digests[applied.index] = driver.machine.digest
     newest = sorted(digests)[-DIGESTS_MAX:]
     assert driver.machine.digests == {index: digests[index] for index in newest}
 

@@ -169,7 +169,7 @@ async def test_what_is_applied_is_written_a_bounded_amount_later(
     home = homes(tmp_path / "a")
     for number in range(2 * UNCOMMITTED_ENTRIES_MAX):
         home.write(f"key-{number}", value=value)
-        home.storage.commit_if_due()
+        home.storage.write()
         found = home.crash(tmp_path / f"crash-{number}")
         written = state.load(found)
         found.close()

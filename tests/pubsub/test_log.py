@@ -60,7 +60,7 @@ def test_reads_like_a_list(
     from_disk = log.read(connection, start, events_max, bytes_max)
 
     assert expected == revisions(from_disk)
-    assert from_disk == log.read_events(tail, connection, start, events_max, bytes_max)
+    assert from_disk == log.read_events(tail, lambda: connection, start, events_max, bytes_max)
 
 
 @given(sizes_of_batches, st.integers(0, 100))
@@ -78,7 +78,7 @@ def test_an_empty_log() -> None:
     connection, tail = make_log([])
 
     assert (log.first_revision(connection), log.last_revision(connection)) == (1, 0)
-    assert log.read_events(tail, connection, 1, 10, MANY) == []
+    assert log.read_events(tail, lambda: connection, 1, 10, MANY) == []
     assert log.revision_at_or_after(connection, 5) == 1
 
 
@@ -222,4 +222,4 @@ def test_an_empty_tail_sends_readers_to_the_log() -> None:
     """A node that has just started serves its readers from disk."""
     connection, _ = make_log([[0, 0]])
 
-    assert revisions(log.read_events(log.Tail(), connection, 1, 10, MANY)) == [1, 2]
+    assert revisions(log.read_events(log.Tail(), lambda: connection, 1, 10, MANY)) == [1, 2]

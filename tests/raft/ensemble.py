@@ -256,3 +256,12 @@ def hold(nodes: Ensemble, kind: str) -> Callable[[Sent], Message]:
         return sent.message
 
     return held
+
+
+def led(voters: str = "abc", learners: str = "", bounds: Bounds | None = None) -> Ensemble:
+    """Nodes that `a` leads, with everything told and nothing under way."""
+    nodes = Ensemble(voters, learners, bounds=bounds)
+    nodes.elect("a")
+    nodes.advance(TIMING.heartbeat)
+    nodes.traffic.clear()
+    return nodes

@@ -1,4 +1,4 @@
-"""A few nodes driven by hand: commits are told, a leader that lives is left in peace."""
+"""A few nodes driven by hand: what is sent and when, and a leader that lives is left in peace."""
 
 from __future__ import annotations
 
@@ -10,16 +10,7 @@ from cluster.raft.core import UNAPPLIED_ENTRIES_MAX, Bounds
 from cluster.raft.gathering import GATHER_S
 from cluster.raft.leading import COMMIT_NOTICE_S
 from cluster.raft.log import ForgottenEntries
-from tests.raft.ensemble import TIMING, Ensemble
-
-
-def led(voters: str = "abc", learners: str = "", bounds: Bounds | None = None) -> Ensemble:
-    """Nodes that `a` leads, with everything told and nothing under way."""
-    nodes = Ensemble(voters, learners, bounds=bounds)
-    nodes.elect("a")
-    nodes.advance(TIMING.heartbeat)
-    nodes.traffic.clear()
-    return nodes
+from tests.raft.ensemble import TIMING, Ensemble, led
 
 
 def propose_apart(nodes: Ensemble, count: int) -> list[list[object]]:
@@ -30,11 +21,6 @@ def propose_apart(nodes: Ensemble, count: int) -> list[list[object]]:
         if nodes.core("a").gathers(nodes.now):
             nodes.advance(GATHER_S)  # in vain, and therefore seldom
     return told
-
-
-def quiet_to(nodes: Ensemble) -> list[str]:
-    """Whom the leader told of a commit in a message of its own."""
-    return [s.target for s in nodes.sent("a", "append_entries") if "quiet" in s.message]
 
 
 # --- what is sent ---
@@ -60,49 +46,7 @@ def test_followers_that_are_equally_far_get_the_very_same_message() -> None:
     assert nodes.values("b").keys() == nodes.values("c").keys() == {"x", "y"}
 
 
-# --- telling of commits ---
-
-
-def test_the_next_entries_bring_the_commit() -> None:
-    """While more is coming, nobody is woken only to hear of a commit."""
-    nodes = led()
-    nodes.propose("a", "x")
-    nodes.settle()
-    assert "x" in nodes.values("a")
-    assert "x" not in nodes.values("b")
-    nodes.propose("a", "y")
-    nodes.settle()
-    assert "x" in nodes.values("b")
-    assert "y" not in nodes.values("b")
-    assert quiet_to(nodes) == []
-
-
-def test_a_commit_is_told_after_a_millisecond() -> None:
-    """When nothing else comes; it needs no answer."""
-    nodes = led()
-    nodes.propose("a", "x")
-    nodes.settle()
-    assert nodes.core("a").deadline() == pytest.approx(nodes.now + COMMIT_NOTICE_S)
-    nodes.advance(COMMIT_NOTICE_S / 2)
-    assert quiet_to(nodes) == []
-    nodes.traffic.clear()
-    nodes.advance(COMMIT_NOTICE_S)
-    assert sorted(quiet_to(nodes)) == ["b", "c"]
-    assert nodes.sent("b", "append_reply") == []
-    assert "x" in nodes.values("b")
-    assert "x" in nodes.values("c")
-    nodes.advance(COMMIT_NOTICE_S)
-    assert len(quiet_to(nodes)) == 2
-
-
-def test_a_caller_at_a_follower_does_not_wait_for_the_millisecond() -> None:
-    """The follower where it waits is told at once, and no other."""
-    nodes = led()
-    answered = nodes.propose("b", "x")
-    nodes.settle()
-    assert answered == [(nodes.values("a")["x"][0], 0)]
-    assert set(quiet_to(nodes)) == {"b"}
-    assert "x" not in nodes.values("c")
+# --- what becomes an entry ---
 
 
 def test_what_waits_together_becomes_one_entry() -> None:

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from cluster.raft.engine import Engine
 from cluster.raft.log import StorageFailed
+from cluster.raft.proposals import Done
 from cluster.raft.stock import Message
 
 HEARTBEAT_S = 0.05
@@ -30,6 +31,16 @@ class _Core:
 
     def __init__(self) -> None:
         self.due = float("inf")
+        self.everybody = False
+
+    def propose(self, payload: bytes, done: Done) -> None:
+        pass
+
+    def gathers(self, now: float) -> bool:
+        return False
+
+    def has_all(self) -> bool:
+        return self.everybody
 
     def deadline(self) -> float:
         return self.due
@@ -78,6 +89,23 @@ async def test_messages_are_worked_on_at_once(mock_clock: MockClock) -> None:
         ["one", "two"],
         ["three"],
     ]
+
+
+@pytest.mark.parametrize(("is_alone", "everybody"), [(False, False), (True, False), (False, True)])
+async def test_who_has_nobody_to_wait_for_is_served_at_once(
+    is_alone: bool, everybody: bool, mock_clock: MockClock
+) -> None:
+    """Others may share the step if it comes with the next turn of the loop."""
+    steps = Steps(mock_clock)
+    async with running(steps) as engine:
+        steps.core.everybody = everybody
+        engine.hasten(is_alone)
+        assert steps.noted == [], "nothing was proposed"
+        engine.propose(b"", lambda result: None)
+        engine.hasten(is_alone)
+        assert len(steps.noted) == int(is_alone or everybody)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(steps.noted) == 1
 
 
 async def test_a_mere_echo_needs_no_step_unless_it_comes_late(mock_clock: MockClock) -> None:

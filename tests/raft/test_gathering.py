@@ -61,6 +61,17 @@ def test_waiting_in_vain_is_given_up() -> None:
     assert waits <= 2 + 1_000 / SKIPS_MAX + SKIPS_MAX.bit_length()
 
 
+def test_it_is_complete_with_as_many_as_were_under_way() -> None:
+    """Those who are not answered yet are not expected back, but they may come."""
+    gathering = Gathering()
+    assert not gathering.is_complete(0)
+    assert gathering.is_complete(1)
+    gathering.appended(2, 5)
+    assert [gathering.is_complete(waiting) for waiting in (1, 4, 5, 6)] == [
+        False, False, True, True,
+    ]  # fmt: skip
+
+
 def test_who_is_alone_never_waits() -> None:
     """A single caller, request after request."""
     gathering = Gathering()
