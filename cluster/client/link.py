@@ -254,13 +254,13 @@ class Link:
             sink.take_change(*value)
 
     def _take_id(self) -> int:
+        self._close_series()  # its ids follow each other
         request_id = self._next_id
         self._next_id = request_id + 1
         return request_id
 
     def _queue(self, data: bytes) -> None:
-        self._close_series()
-        is_first = not self._unsent
+        is_first = not self._unsent and self._series is None
         self._unsent.append(data)
         if not self.corked:
             self._leave(is_first)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.client.call import Call
-from cluster.client.link import Link
+from cluster.client.link import Link, Sink
 from cluster.errors import LimitExceeded, Malformed
 from cluster.limits import EACH_BYTES_MAX, EACH_CALLS_MAX
 from cluster.protocol import SERIES, SERIES_NAMES, decode_meta
@@ -35,6 +35,9 @@ class Wire:
 
     def refused(self, call: Call, error: list[Any]) -> None:
         raise AssertionError(error)
+
+    def take_end(self, error: list[Any] | None) -> None:
+        """Of a subscription that cannot be asked for."""
 
     def requests(self) -> list[list[Any]]:
         """Everything that was sent, each request as if it had been sent alone."""
@@ -68,7 +71,7 @@ calls = st.tuples(
     st.sampled_from([3, 3, 3, 0, 4]),
     st.sampled_from([None, None, None, ["why"]]),
     st.sampled_from([500, 500, 500, 400]),
-    st.sampled_from(["", "", "", "", "ping", "flush"]),
+    st.sampled_from(["", "", "", "", "", "ping", "flush", "unpackable"]),
 )
 
 
@@ -77,7 +80,7 @@ calls = st.tuples(
 def test_a_node_reads_what_the_client_meant(every: list[Any], names: tuple[str, ...]) -> None:
     """Whatever is sent together: the same requests in the same order, under the same ids."""
     wire = Wire()
-    link = link_to(wire, names)
+    link, sink = link_to(wire, names), cast("Sink", wire)
     link.corked = True
     meant: list[list[Any]] = []
     seq = 0
@@ -96,10 +99,10 @@ def test_a_node_reads_what_the_client_meant(every: list[Any], names: tuple[str, 
             meant.append([request_id + 1, "ping", [], None])
         elif between == "flush":
             link._flush()
+        elif between == "unpackable":
+            link.open_sink(sink, [1 << 70])
     link._flush()
-    sent = wire.requests()
-    assert sent == meant
-    assert [request[0] for request in sent] == list(range(1, len(sent) + 1))
+    assert wire.requests() == meant
 
 
 def test_neighbours_are_one_request() -> None:
@@ -132,6 +135,18 @@ def test_a_request_that_is_too_large_alone_is_refused_and_the_others_leave() -> 
     link.send(call_of("put", ["k", b"3"], 3), 500)
     link._flush()
     assert [request[2][1] for request in wire.requests()] == [b"1", b"3"]
+
+
+def test_an_id_that_is_taken_ends_a_series() -> None:
+    """Also by what cannot be sent after all."""
+    wire = Wire()
+    link, sink = link_to(wire), cast("Sink", wire)
+    link.corked = True
+    link.send(call_of("put", ["k", b"1"], 1), 500)
+    link.open_sink(sink, [1 << 70])
+    link.send(call_of("put", ["k", b"3"], 2), 500)
+    link._flush()
+    assert [request[0] for request in wire.requests()] == list(link.pending) == [1, 3]
 
 
 def test_results_of_a_series_reach_who_still_waits() -> None:
