@@ -263,5 +263,5 @@ async def test_who_has_answered_is_not_run_again_for_who_blocks(tmp_path: Path) 
             event = write_event(revision, value=str(note).encode())
             nursery.start_soon(host.execute, attempt(handler, event))
             if revision == 15:
-                nursery.start_soon(run, host, "blocks_its_loop", "0", 400)
+                nursery.start_soon(run, host, "blocks_its_loop", "0", 2_000)
     assert sorted(map(int, note.read_text().split())) == list(range(1, 31))

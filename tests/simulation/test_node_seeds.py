@@ -7,7 +7,7 @@ import sys
 
 from tests.simulation.fingerprints import fingerprints
 
-SEEDS = 45
+SEEDS = 40
 """With three and with five nodes each."""
 
 
