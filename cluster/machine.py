@@ -88,6 +88,10 @@ class Each(list[Any]):
     """The results of one `each`, in its order."""
 
 
+_UNCHANGING: Final = frozenset((int, bool, type(None), str, Rejection, Each))
+"""Results that no caller changes: of `each` the client port makes answers, and nothing else."""
+
+
 class Machine:
     """The state behind one connection. Read its attributes freely; only `apply` changes them."""
 
@@ -176,6 +180,8 @@ class Machine:
         self.elapsed_ms = apply.elapsed_ms
         self._uncommitted += 1
         self._uncommitted_bytes += len(command)
+        if not _UNCHANGING.issuperset(map(type, results)):
+            self.finish()  # what its caller does with a list must not reach what is stored of it
         return applied
 
     def finish(self) -> None:

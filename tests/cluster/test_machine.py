@@ -336,6 +336,15 @@ def test_an_entry_is_applied_before_it_is_stored(tmp_path: Path) -> None:
     assert driver.rows() == other.rows()
 
 
+def test_what_callers_do_with_a_result_is_their_own_affair() -> None:
+    """A list is stored before it is given away."""
+    driver, other = Driver(), Driver()
+    driver.commits_each = False
+    batch = operations.pack(0, 0, "publish_batch", [[["t", None, b"v"]]])
+    driver.entry(batch).results[0].clear()
+    assert driver.machine.digest == other.digest_after(batch)
+
+
 def test_what_cannot_be_stored_ends_the_machine() -> None:
     """All since the last commit is taken back, and nothing claims that it was applied."""
     driver = Driver()
