@@ -7,7 +7,7 @@ import sys
 
 from tests.simulation.fingerprints import fingerprints
 
-SEEDS = 40
+SEEDS = 30
 """With three and with five nodes each."""
 
 
