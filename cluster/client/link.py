@@ -128,7 +128,7 @@ class Link:
 
     def _send_in_series(self, request_id: int, call: Call, timeout_ms: int) -> None:
         packed = _pack(call.args)
-        if self._series is not None and self._series.takes(call, timeout_ms, packed):
+        if self._series is not None and self._series.add(call, timeout_ms, packed):
             return
         series = Series(request_id, call, timeout_ms, packed)
         if series.is_full:  # it may be too large for the node

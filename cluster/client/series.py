@@ -44,7 +44,7 @@ class Series:
         """Whether nothing can be added."""
         return self._bytes_left <= 0
 
-    def takes(self, call: Call, timeout_ms: int, packed: bytes) -> bool:
+    def add(self, call: Call, timeout_ms: int, packed: bytes) -> bool:
         """Add the next request, whose packed arguments these are; False if it does not belong."""
         if (
             call.seq != self._next_seq

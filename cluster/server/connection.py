@@ -247,9 +247,14 @@ class Connection:
         reader = Reader(server.limits.request_bytes_max, protocol.REQUEST_ITEMS_MAX)
         while chunk := await self.session.receive():
             reader.feed(chunk)
-            while requests := reader.take(await self._wait_room()):
+            left: list[Any] = []
+            while True:
+                room = await self._wait_room()
+                requests = left or reader.take(room)
+                if not requests:
+                    break
                 try:
-                    self._start(requests, trio.current_time())
+                    left = self._start(requests, trio.current_time())
                 finally:
                     self._start_reads()
                 nobody_else = server.inflight_bytes == self._settled_bytes
@@ -279,14 +284,15 @@ class Connection:
             and self._pending_bytes < limits.pipelined_bytes_max
         )
 
-    def _start(self, requests: list[Any], now: float) -> None:
-        """Start each request. HOT."""
+    def _start(self, requests: list[Any], now: float) -> list[Any]:
+        """Start each request; returns those that wait for room, as series may be too many. HOT."""
         server = self._server
         server.requests += len(requests)
         actor, pending, submit = self.actor, self._pending, server.node.submit
         timeout_ms: int | None = None
         due = self._due(now, None)
-        for request in requests:
+        following = iter(requests)
+        for request in following:
             try:
                 request_id, name, args, raw_meta = request
             except (TypeError, ValueError):
@@ -297,6 +303,11 @@ class Connection:
                 self._take_one_way(request_id, name, args)
                 continue
             if name == SERIES:
+                if not self._has_room():
+                    left = [request, *following]
+                    server.requests -= len(left)
+                    self._settle()
+                    return left
                 self._start_series(request_id, args, raw_meta, now)
                 continue
             self._last_id = request_id
@@ -329,6 +340,7 @@ class Connection:
             except DefiniteError as error:
                 self.answer(request_id, error)
         self._settle()
+        return []
 
     def _start_series(self, first_id: int, args: list[Any], raw_meta: Any, now: float) -> None:
         """Start requests that came as one, as one operation if that is possible. HOT."""

@@ -6,12 +6,15 @@ from typing import Any
 
 import msgpack
 import pytest
+import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster import operations
 from cluster.limits import EACH_CALLS_MAX, INTEGER_MAX
 from cluster.operations import EACH, REGULAR
+from cluster.server import ServerLimits
 from pubsub.rejection import Rejection
 from tests.cluster.entries import Driver
 from tests.cluster.fake_node import FakeNode, requests_of
@@ -211,6 +214,25 @@ async def test_who_was_answered_with_a_timeout_is_not_answered_again() -> None:
         port.node.release()
         assert [await client.receive() for _ in range(2)] == [[2, OK, 1], [4, OK, 3]]
         assert connection.is_idle
+
+
+async def test_series_wait_for_room_like_requests() -> None:
+    """No more are started than may be under way, but for the rest of a series; none is lost."""
+    async with served(ServerLimits(pipelined_requests_max=6)) as port:
+        client = await port.open()
+        assert await client.ask(1, "session.open") == [OK, 1]
+        port.node.held = True
+        client.send(*(series(2 + 4 * n, 1 + 4 * n, "put", [PUT] * 4) for n in range(6)))
+        await until(lambda: port.node.waiting == 8)
+        await trio.testing.wait_all_tasks_blocked()
+        assert port.node.waiting == 8
+        assert port.server.statistics().requests == 9
+        port.node.release()
+        answers = [await client.receive() for _ in range(6)]
+        assert answers == [
+            [2 + 4 * n, RESULTS, [1 + 4 * n + i for i in range(4)]] for n in range(6)
+        ]
+        assert port.server.statistics().requests == 25
 
 
 async def test_all_of_a_series_time_out() -> None:
